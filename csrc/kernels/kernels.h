@@ -1,0 +1,40 @@
+/* The whole kernel library. Each file in isa/ includes this once for each element type, with its own
+   PN_ISA (a name), PN_WIDTH (bytes of a vector), PN_RANK and supported(). */
+#include "../pyneuro.h"
+#include "vec.h"
+#include "vmath.h"
+#include "random.h"
+#include "index.h"
+
+#include "activation.c"
+#include "elementwise.c"
+#include "loss.c"
+#include "reduce.c"
+#include "rows.c"
+#include "softmax.c"
+#include "gemm.c"
+#include "dense.c"
+#include "dropout.c"
+#include "optim.c"
+
+#define PN_STRING_(x) #x
+#define PN_STRING(x) PN_STRING_(x)
+#if PN_TYPE == 32
+#define PN_SYMBOL PN_PASTE(pn_, PN_ISA, _f32)
+#else
+#define PN_SYMBOL PN_PASTE(pn_, PN_ISA, _f64)
+#endif
+
+const pn_isa PN_SYMBOL = {
+    .name = PN_STRING(PN_ISA),
+    .type = PN_ELEMENT,
+    .rank = PN_RANK,
+    .supported = supported,
+    .kernel = {
+#define KERNEL(name, signature) [PN_##name] = k_##name,
+#define HOST(name, signature)
+#include "../kernels.def"
+#undef KERNEL
+#undef HOST
+    },
+};

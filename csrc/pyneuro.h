@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+   The kernel ABI: what core/ knows of kernels/, and kernels/ of core/. */
+#ifndef PYNEURO_H
+#define PYNEURO_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { PN_MAX_BUF = 16, PN_MAX_RANK = 8, PN_MAX_ATTR = 8 };
+
+/* Element types. float16 and bfloat16 are reserved for storage. */
+enum pn_type { PN_F32, PN_F64, PN_BF16, PN_F16, PN_I64, PN_BOOL, PN_U64, PN_TYPES };
+
+enum pn_kernel_id {
+#define KERNEL(name, signature) PN_##name,
+#define HOST(name, signature)
+#include "kernels.def"
+#undef KERNEL
+#undef HOST
+    PN_KERNEL_COUNT
+};
+
+/* A kernel returns PN_OK or the first of these that it meets, before it has written anything. */
+enum pn_status {
+    PN_OK,
+    PN_INDEX,        /* an index is outside its axis: the low byte is PN_INDEX, the next one is the slot */
+    PN_NO_MEMORY,    /* scratch could not be had */
+    PN_NO_KERNEL     /* the table has no such kernel for this element type */
+};
+
+/* One operand: strides count elements, one for each axis of the slot. */
+typedef struct {
+    void   *data;
+    int64_t stride[PN_MAX_RANK];
+} pn_buf;
+
+/* One kernel invocation. Eager mode fills one and runs it; a plan is a run of them, each as long as its buffers.
+
+   Signatures of letters: dim[] holds one extent for each letter in order of first appearance.
+   Signatures of "...":   dim[0..rank) are the loop's axes, outermost first; a broadcast operand has stride 0;
+                          an operand without "..." has stride 0 throughout. The kernel itself only ever sees
+                          rank 1, and of every "..." operand stride 1 or (read only) 0: core/run.c sees to that. */
+typedef struct {
+    int32_t kernel;
+    uint8_t type;        /* element type of the call */
+    uint8_t type2;       /* element type of the slots marked /t */
+    uint8_t rank;        /* axes in dim[] */
+    uint8_t buffers;     /* entries of buf[] in use */
+    uint8_t map;         /* 1: a signature of "..." */
+    uint8_t attrs;
+    int64_t dim[PN_MAX_RANK];
+    double  attr[PN_MAX_ATTR];
+    uint8_t size[PN_MAX_BUF];        /* bytes of one element of each slot */
+    uint8_t written[PN_MAX_BUF];     /* 1: the kernel writes the slot */
+    pn_buf  buf[PN_MAX_BUF];
+} pn_call;
+
+typedef int (*pn_kernel)(const pn_call *);
+
+/* What one file of isa/ compiles to, for one element type. */
+typedef struct {
+    const char *name;
+    int         type;
+    int         rank;                    /* the supported ISA of highest rank is the default */
+    int       (*supported)(void);
+    pn_kernel   kernel[PN_KERNEL_COUNT];
+} pn_isa;
+
+/* The kernels of one ISA, by element type. */
+typedef struct {
+    const char   *name;
+    int           rank;
+    const pn_isa *of_type[2];            /* PN_F32, PN_F64 */
+} pn_table;
+
+/* core/dispatch.c */
+extern const pn_table    *const pn_tables[];             /* NULL-terminated */
+extern const char        *const pn_kernel_name[PN_KERNEL_COUNT];
+extern const char        *const pn_kernel_signature[PN_KERNEL_COUNT];
+int pn_supported(const pn_table *);                      /* by this CPU and operating system */
+
+/* core/run.c: runs calls until one fails; *failed is then its position. Flushes denormals meanwhile if asked. */
+size_t pn_call_bytes(const pn_call *);
+int    pn_run(const pn_table *, const pn_call *, int64_t count, int flush_denormals, int64_t *failed);
+
+/* core/scratch.c: at least `bytes` of 64-byte aligned memory that belongs to this thread until its next call
+   of pn_scratch; NULL if there is none. Kernels have no other way to memory. */
+void *pn_scratch(size_t bytes);
+
+#endif
