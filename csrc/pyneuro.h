@@ -39,7 +39,8 @@ typedef struct {
    Signatures of letters: dim[] holds one extent for each letter in order of first appearance.
    Signatures of "...":   dim[0..rank) are the loop's axes, outermost first; a broadcast operand has stride 0;
                           an operand without "..." has stride 0 throughout. The kernel itself only ever sees
-                          rank 1, and of every "..." operand stride 1 or (read only) 0: core/run.c sees to that. */
+                          rank 1, and of every "..." operand stride 1 or (read only) 0: core/run.c sees to that.
+                          A written operand has stride 0 only along an axis of extent 1. */
 typedef struct {
     int32_t kernel;
     uint8_t type;        /* element type of the call */
@@ -51,7 +52,7 @@ typedef struct {
     int64_t dim[PN_MAX_RANK];
     double  attr[PN_MAX_ATTR];
     uint8_t size[PN_MAX_BUF];        /* bytes of one element of each slot */
-    uint8_t written[PN_MAX_BUF];     /* 1: the kernel writes the slot */
+    uint8_t written[PN_MAX_BUF];     /* 0: read only, 1: written only, 2: read and written */
     pn_buf  buf[PN_MAX_BUF];
 } pn_call;
 
@@ -69,7 +70,6 @@ typedef struct {
 /* The kernels of one ISA, by element type. */
 typedef struct {
     const char   *name;
-    int           rank;
     const pn_isa *of_type[2];            /* PN_F32, PN_F64 */
 } pn_table;
 

@@ -75,6 +75,15 @@ INLINE vec vsign(vec x) { return vsel(x > 0, vset(1), vsel(x < 0, vset(-1), x));
 /* NaN in either operand comes out. */
 INLINE vec vmax(vec x, vec y) { return vsel((x > y) | (x != x), x, y); }
 INLINE vec vmin(vec x, vec y) { return vsel((x < y) | (x != x), x, y); }
+/* Limited from one side. A NaN in x stays: the x86 instructions hand out their second operand then. */
+#if defined(MM)
+INLINE vec vatleast(vec x, vec low) { return (vec)MM(max)(low, x); }
+INLINE vec vatmost(vec x, vec high) { return (vec)MM(min)(high, x); }
+#else
+INLINE vec vatleast(vec x, vec low) { return vsel(x < low, low, x); }
+INLINE vec vatmost(vec x, vec high) { return vsel(x > high, high, x); }
+#endif
+INLINE vec vclamp(vec x, vec low, vec high) { return vatmost(vatleast(x, low), high); }
 
 /* a * b + c, rounded once where the ISA can. */
 INLINE vec vfma(vec a, vec b, vec c)
@@ -102,10 +111,46 @@ INLINE vec vsqrt(vec x)
 
 /* To the nearest integer, halves to even, for |x| < 2^(MANTISSA - 1): adding 1.5 * 2^MANTISSA leaves no room for a
    fraction. Never reassociated: no file is compiled with -ffast-math. */
+#define ROUNDER vset((T)1.5 * (T)((TI)1 << MANTISSA))
 INLINE vec vround(vec x)
 {
-    vec magic = vset((T)1.5 * (T)((TI)1 << MANTISSA));
-    return (x + magic) - magic;
+#if defined(__AVX512F__) && PN_WIDTH == 64
+    return (vec)MM(roundscale)(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    return (x + ROUNDER) - ROUNDER;
+#endif
+}
+
+/* 2^n and x * 2^n for an integer n. vpow2 takes -BIAS <= n <= BIAS (and may give 0 for -BIAS); vscale, twice that
+   if x is near 1, and rounds once, also to a denormal: the first of its two factors never makes one. */
+INLINE vec vpow2(vec n)
+{
+#if defined(__AVX512F__) && PN_WIDTH == 64
+    return (vec)MM(scalef)(vset(1), n);
+#else
+    return (vec)((vbits(n + ROUNDER) << MANTISSA) + vbits(vset(1)));
+#endif
+}
+INLINE vec vscale(vec x, vec n)
+{
+#if defined(__AVX512F__) && PN_WIDTH == 64
+    return (vec)MM(scalef)(x, n);
+#else
+    vec half = vround(n * (T)0.5);
+    return x * vpow2(half) * vpow2(n - half);
+#endif
+}
+
+/* x = m * 2^*k with m in [sqrt(1/2), sqrt(2)), for finite x > 0 that are not denormal. The bits of a float, read
+   as an integer, count its powers of two in units of 2^MANTISSA. */
+INLINE vec vsplit(vec x, vec *k)
+{
+    const T two_mantissa = (T)((TI)1 << MANTISSA);
+    vint low = vbits(vset((T)0.70710678118654752440));
+    vint u = vbits(x) + (vbits(vset(1)) - low);
+    vint power = (vint)((vuint)u >> MANTISSA);
+    *k = (vec)(power | vbits(vset(two_mantissa))) - (two_mantissa + BIAS);
+    return (vec)((u & (((TI)1 << MANTISSA) - 1)) + low);
 }
 
 /* n first lanes, the others 0; lanes beyond n are neither read nor written. 0 <= n <= LANES. */
@@ -141,6 +186,44 @@ INLINE void vstore_part(T *p, vec x, int64_t n)
 }
 #endif
 
+/* One bit for each lane of a comparison's result, lane 0 the lowest. */
+INLINE unsigned vmovemask(vint mask)
+{
+#if defined(__AVX512F__) && PN_WIDTH == 64 && PN_TYPE == 32
+    return _mm512_movepi32_mask((__m512i)mask);
+#elif defined(__AVX512F__) && PN_WIDTH == 64
+    return _mm512_movepi64_mask((__m512i)mask);
+#elif defined(MM)
+    return (unsigned)MM(movemask)((vec)mask);
+#else
+    unsigned bits = 0;
+    for (int i = 0; i < LANES; i++) bits |= (unsigned)(mask[i] & 1) << i;
+    return bits;
+#endif
+}
+
+/* Booleans are bytes: 0 or 1 when stored, anything but 0 is true when loaded. 0 <= n <= LANES. */
+INLINE void vstore_bool(uint8_t *p, vint mask, int64_t n)
+{
+    unsigned bits = vmovemask(mask);
+    uint8_t lanes[16];
+    for (int i = 0; i < LANES; i += 4) {
+        uint32_t four = ((bits >> i & 15) * 0x00204081u) & 0x01010101u;    /* bit j moves to byte j */
+        memcpy(lanes + i, &four, 4);
+    }
+    if (n >= LANES) memcpy(p, lanes, LANES);
+    else for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
+}
+INLINE vint vload_bool(const uint8_t *p, int64_t n)
+{
+    uint8_t lanes[LANES] = {0};
+    if (n >= LANES) memcpy(lanes, p, LANES);
+    else for (int64_t i = 0; i < n; i++) lanes[i] = p[i];
+    vint mask;
+    for (int i = 0; i < LANES; i++) mask[i] = lanes[i];
+    return mask != 0;
+}
+
 /* n lanes, `stride` elements apart. */
 INLINE vec vgather(const T *p, int64_t stride, int64_t n)
 {
@@ -151,6 +234,48 @@ INLINE vec vgather(const T *p, int64_t stride, int64_t n)
 INLINE void vscatter(T *p, int64_t stride, vec x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) p[i * stride] = x[i];
+}
+
+/* An operand of a "..." kernel: the next vector, and how far on the one after it is. A single element (stride 0)
+   is spread over `lanes`, which must hold a vector, and the step is 0: loops have no cases. */
+typedef struct {
+    const T *p;
+    int64_t  step;
+} stream;
+
+INLINE stream vstream(const pn_call *c, int slot, T *lanes)
+{
+    if (STRIDE(slot, 0) || !c->dim[0]) return (stream){ IN(T, slot), LANES };
+    vstore(lanes, vset(*IN(T, slot)));
+    return (stream){ lanes, 0 };
+}
+
+/* The loop of a "..." kernel: out = f of the vectors of up to three operands and of the first two attrs. */
+typedef vec (*pn_each)(vec x, vec y, vec z, vec a, vec b);
+
+INLINE void veach(pn_each f, int inputs, stream x, stream y, stream z, T *out, int64_t n, T a, T b)
+{
+    const vec va = vset(a), vb = vset(b), no = {0};
+    for (; n >= LANES; n -= LANES) {
+        vstore(out, f(inputs > 0 ? vload(x.p) : no, inputs > 1 ? vload(y.p) : no,
+                      inputs > 2 ? vload(z.p) : no, va, vb));
+        x.p += x.step, y.p += y.step, z.p += z.step, out += LANES;
+    }
+    if (n > 0)
+        vstore_part(out, f(inputs > 0 ? vload_part(x.p, n) : no, inputs > 1 ? vload_part(y.p, n) : no,
+                           inputs > 2 ? vload_part(z.p, n) : no, va, vb), n);
+}
+
+INLINE int vmap(const pn_call *c, pn_each f, int inputs, int out)
+{
+    T lanes[3][LANES];
+    stream x = { 0 }, y = { 0 }, z = { 0 };
+    if (inputs > 0) x = vstream(c, 0, lanes[0]);
+    if (inputs > 1) y = vstream(c, 1, lanes[1]);
+    if (inputs > 2) z = vstream(c, 2, lanes[2]);
+    veach(f, inputs, x, y, z, OUT(T, out), c->dim[0],
+          c->attrs > 0 ? (T)c->attr[0] : 0, c->attrs > 1 ? (T)c->attr[1] : 0);
+    return PN_OK;
 }
 
 #endif

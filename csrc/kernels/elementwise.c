@@ -1,0 +1,96 @@
+/* Elementwise kernels: a row says what a vector of the result is, of vectors x, y, z and attrs a, b. */
+#define MAP_INTO(slot, name, inputs, expression)                                                     \
+    INLINE vec each_##name(vec x, vec y, vec z, vec a, vec b) { return expression; }                 \
+    DEFINE(name) { return vmap(c, each_##name, inputs, slot); }
+#define MAP(name, inputs, expression) MAP_INTO(inputs, name, inputs, expression)
+
+MAP(copy,    1, x)
+MAP(fill,    0, a)
+MAP(add,     2, x + y)
+MAP(sub,     2, x - y)
+MAP(mul,     2, x * y)
+MAP(div,     2, x / y)
+MAP(pow,     2, vpow(x, y))
+MAP(maximum, 2, vmax(x, y))
+MAP(minimum, 2, vmin(x, y))
+MAP(neg,     1, -x)
+MAP(abs,     1, vabs(x))
+MAP(sign,    1, vsign(x))
+MAP(exp,     1, vexp(x))
+MAP(log,     1, vlog(x))
+MAP(sqrt,    1, vsqrt(x))
+MAP(clamp,   1, vclamp(x, a, b))
+MAP_INTO(0, accumulate, 2, x + y)
+
+/* Comparisons write a byte for each lane, so the loop is their own; NaN is unequal to everything. */
+#define COMPARE(name, comparison)                                                                    \
+    DEFINE(name)                                                                                     \
+    {                                                                                                \
+        T lanes[2][LANES];                                                                           \
+        stream xs = vstream(c, 0, lanes[0]), ys = vstream(c, 1, lanes[1]);                           \
+        uint8_t *z = OUT(uint8_t, 2);                                                                \
+        int64_t n = c->dim[0];                                                                       \
+        for (; n >= LANES; n -= LANES) {                                                             \
+            vec x = vload(xs.p), y = vload(ys.p);                                                    \
+            vstore_bool(z, comparison, LANES);                                                       \
+            xs.p += xs.step, ys.p += ys.step, z += LANES;                                            \
+        }                                                                                            \
+        vec x = vload_part(xs.p, n), y = vload_part(ys.p, n);                                        \
+        vstore_bool(z, comparison, n);                                                               \
+        return PN_OK;                                                                                \
+    }
+COMPARE(eq, x == y)
+COMPARE(ne, x != y)
+COMPARE(lt, x < y)
+COMPARE(le, x <= y)
+COMPARE(gt, x > y)
+COMPARE(ge, x >= y)
+
+DEFINE(where)
+{
+    T lanes[2][LANES];
+    uint8_t spread[LANES];
+    const uint8_t *mask = IN(uint8_t, 0);
+    stream x = vstream(c, 1, lanes[0]), y = vstream(c, 2, lanes[1]);
+    T *z = OUT(T, 3);
+    int64_t n = c->dim[0], step = LANES;
+    if (n && !STRIDE(0, 0)) {
+        memset(spread, *mask, LANES);
+        mask = spread;
+        step = 0;
+    }
+    for (; n >= LANES; n -= LANES) {
+        vstore(z, vsel(vload_bool(mask, LANES), vload(x.p), vload(y.p)));
+        mask += step, x.p += x.step, y.p += y.step, z += LANES;
+    }
+    vstore_part(z, vsel(vload_bool(mask, n), vload_part(x.p, n), vload_part(y.p, n)), n);
+    return PN_OK;
+}
+
+/* GCC vectorises conversions by itself; their operand is no vector of T, so it cannot be a stream. */
+#define CAST(type, conversion)                                                                       \
+    {                                                                                                \
+        const type *x = IN(type, 0);                                                                 \
+        if (STRIDE(0, 0))                                                                            \
+            for (int64_t i = 0; i < n; i++) y[i] = (T)(x[i] conversion);                             \
+        else                                                                                         \
+            for (int64_t i = 0; i < n; i++) y[i] = (T)(x[0] conversion);                             \
+    }
+DEFINE(cast)
+{
+    T *y = OUT(T, 1);
+    int64_t n = c->dim[0];
+    switch (c->type2) {
+    case PN_F32: CAST(float, ) break;
+    case PN_F64: CAST(double, ) break;
+    case PN_I64: CAST(int64_t, ) break;
+    case PN_BOOL: CAST(uint8_t, != 0) break;
+    default: return PN_NO_KERNEL;
+    }
+    return PN_OK;
+}
+
+#undef MAP
+#undef MAP_INTO
+#undef COMPARE
+#undef CAST

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The graph of ops and the walk back through it.
+
+A node remembers one op: what it read, where its inputs came from, and when (serial numbers grow). Creation order is a
+topological order, so backward is a loop over nodes, newest first: no recursion, however deep the graph.
+"""
+import threading
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
+
+from .kernels import ShapeError
+
+__all__ = ["Node", "backward", "enable_grad", "grad", "is_grad_enabled", "no_grad", "set_grad_enabled"]
+
+
+class _Mode(threading.local):
+    enabled = True
+
+
+_mode = _Mode()
+
+
+def is_grad_enabled() -> bool:
+    return _mode.enabled
+
+
+class set_grad_enabled:
+    """Switch recording on or off: as a statement, a context manager or a decorator. Per thread."""
+
+    def __init__(self, mode: bool) -> None:
+        self.mode, self.previous = bool(mode), _mode.enabled
+        _mode.enabled = self.mode
+
+    def __enter__(self) -> None:
+        _mode.enabled = self.mode
+
+    def __exit__(self, *_: object) -> None:
+        _mode.enabled = self.previous
+
+
+class _Switch:
+    """`with no_grad():` and `@no_grad()`."""
+    mode = False
+
+    def __enter__(self) -> None:
+        self.previous = _mode.enabled
+        _mode.enabled = self.mode
+
+    def __exit__(self, *_: object) -> None:
+        _mode.enabled = self.previous
+
+    def __new__(cls, function: Callable | None = None) -> Any:
+        self = super().__new__(cls)
+        return self if function is None else self(function)
+
+    def __call__(self, function: Callable) -> Callable:
+        @wraps(function)
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            with type(self)():
+                return function(*args, **kwargs)
+        return inner
+
+
+class no_grad(_Switch):
+    """Record nothing within: results do not require gradients."""
+    mode = False
+
+
+class enable_grad(_Switch):
+    """Record within, inside a no_grad block."""
+    mode = True
+
+
+class Storage:
+    """What tensors that share memory share: how often it was written, and how often in-place ops rewrote its graph."""
+    __slots__ = ("version", "rewrites")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.rewrites = 0
+
+
+_serial = 0
+
+
+class Node:
+    """One recorded op."""
+    __slots__ = ("op", "parents", "needs", "shapes", "dtypes", "attrs", "kept", "versions", "extras", "serial", "fast", "hooks",
+                 "retained", "__weakref__")
+
+    def __init__(self, op: Any, inputs: tuple, attrs: tuple, out: Any, extras: tuple = ()) -> None:
+        global _serial
+        _serial += 1
+        self.serial = _serial
+        self.op, self.attrs, self.extras = op, attrs, extras
+        self.parents = tuple([t._edge() for t in inputs])
+        self.needs = tuple([p is not None for p in self.parents])
+        self.shapes = tuple([t.array.shape for t in inputs])
+        self.dtypes = tuple([t.array.dtype for t in inputs])
+        self.kept: Any = tuple([inputs[i] if i >= 0 else (out.array, out.storage) for i in op.saves])
+        self.versions = tuple([inputs[i].storage.version if i >= 0 else out.storage.version for i in op.saves])
+        self.fast = True
+        self.hooks: Any = None
+        self.retained: Any = None
+
+    def saved(self, g: Any) -> tuple:
+        """The tensors that the rule reads, if nothing has overwritten them since."""
+        if self.kept is None:
+            raise RuntimeError(f"backward through {self.op.name} a second time: what it saved was freed after the first; "
+                               "call backward(retain_graph=True) the first time")
+        out = []
+        for t, version in zip(self.kept, self.versions):
+            made_here = type(t) is tuple
+            if (t[1] if made_here else t.storage).version != version:
+                raise RuntimeError(f"{self.op.name} saved a tensor for backward that has since been modified in place "
+                                   f"(version {(t[1] if made_here else t.storage).version}, saved at {version}); "
+                                   "work on a copy: x = x + 1 instead of x += 1")
+            out.append(g._wrap(t[0], t[1], self) if made_here else t)
+        return tuple(out)
+
+    def release(self) -> None:
+        self.kept, self.extras = None, ()
+
+    @property
+    def next_functions(self) -> tuple:
+        return tuple((p, 0) for p in self.parents)
+
+    def name(self) -> str:
+        return "".join(part.capitalize() for part in self.op.name.split("_")) + "Backward"
+
+    def __repr__(self) -> str:
+        return f"<{self.name()}>"
+
+
+def _reachable(roots: Iterable[Any]) -> list[Node]:
+    """Every node that a root depends on, newest first."""
+    found: dict[int, Node] = {}
+    todo = [r for r in roots if type(r) is Node]
+    while todo:
+        node = todo.pop()
+        if node.serial not in found:
+            found[node.serial] = node
+            todo.extend([p for p in node.parents if type(p) is Node and p.serial not in found])
+    return [found[s] for s in sorted(found, reverse=True)]
+
+
+class _Flow:
+    """Gradients on their way: by node or leaf, summed as they meet."""
+
+    def __init__(self) -> None:
+        self.pending: dict[int, Any] = {}
+        self.leaves: dict[int, Any] = {}
+
+    def add(self, edge: Any, g: Any) -> None:
+        key = id(edge)
+        if type(edge) is not Node:
+            self.leaves[key] = edge
+        before = self.pending.get(key)
+        self.pending[key] = g if before is None else before + g
+
+
+def _walk(roots: list, gradients: list, retain_graph: bool, create_graph: bool, wanted: dict[int, Any] | None) -> _Flow:
+    """Carry gradients from roots to leaves. wanted: collect these edges' gradients instead of the leaves'."""
+    flow = _Flow()
+    for root, g in zip(roots, gradients):
+        flow.add(root, g)
+    collected: dict[int, Any] = {}
+    nodes = _reachable(roots)
+    if wanted is not None:                       # visit only what leads to a wanted edge
+        leads = set(wanted)
+        for node in reversed(nodes):
+            if id(node) in leads or any(id(p) in leads for p in node.parents if p is not None):
+                leads.add(id(node))
+    with set_grad_enabled(create_graph):
+        for node in nodes:
+            g = flow.pending.pop(id(node), None)
+            if g is None or (wanted is not None and id(node) not in leads):
+                continue
+            if node.hooks:
+                g = _hooked(node.hooks, g)
+            if node.retained is not None:
+                keeper = node.retained()
+                if keeper is not None and wanted is None:
+                    _accumulate(keeper, g, create_graph, None)
+            if wanted is not None and id(node) in wanted:
+                collected[id(node)] = g
+                if not any(id(p) in leads for p in node.parents if p is not None):
+                    continue
+            node.fast = not create_graph
+            gradients = node.op.backward(node, g)
+            for edge, dx in zip(node.parents, gradients):
+                if edge is not None and dx is not None and (wanted is None or id(edge) in leads):
+                    flow.add(edge, dx)
+            if not retain_graph:
+                node.release()
+    if wanted is not None:
+        collected.update((k, flow.pending[k]) for k in flow.leaves if k in wanted and k in flow.pending)
+        flow.pending = collected
+    return flow
+
+
+def _hooked(hooks: dict, g: Any) -> Any:
+    for hook in list(hooks.values()):
+        changed = hook(g)
+        if changed is not None:
+            g = changed
+    return g
+
+
+def _accumulate(leaf: Any, g: Any, create_graph: bool, taken: set[int] | None) -> None:
+    """leaf.grad += g. A first gradient becomes leaf.grad itself only if no one else can hold its memory."""
+    if leaf._grad is not None:
+        leaf._grad = leaf._grad + g if create_graph else leaf._grad._accumulate(g)
+    elif create_graph:
+        leaf._grad = g
+    else:
+        array = g.array
+        if taken is None or array.base is not None or not array.flags.c_contiguous or not array.flags.writeable \
+                or id(array) in taken:
+            g = g.detach().clone()
+        else:
+            taken.add(id(array))
+            g = g._wrap(array)
+        leaf._grad = g
+
+
+def _first_gradients(outputs: list, gradients: Any) -> list:
+    """One for each output: as given, or 1 for an output of one element."""
+    if gradients is None:
+        gradients = [None] * len(outputs)
+    elif not isinstance(gradients, (list, tuple)):
+        gradients = [gradients]
+    if len(gradients) != len(outputs):
+        raise RuntimeError(f"{len(outputs)} outputs need as many gradients, got {len(gradients)}")
+    first = []
+    for y, g in zip(outputs, gradients):
+        if y._edge() is None:
+            raise RuntimeError("this tensor does not require grad and has no grad_fn: nothing it was made from has "
+                               "requires_grad=True, or it was made under no_grad")
+        if g is None:
+            if y.numel() != 1:
+                raise RuntimeError(f"grad can be created implicitly only for a scalar; this tensor has shape {list(y.shape)}: "
+                                   "sum it, or pass gradient= of that shape")
+            g = y._full(y.shape, 1.0)
+        elif not hasattr(g, "array") or g.shape != y.shape:
+            raise ShapeError(f"gradient must be a tensor of shape {list(y.shape)}, "
+                             f"got {list(g.shape) if hasattr(g, 'shape') else type(g).__name__}")
+        elif g.dtype != y.dtype:
+            g = g.to(y.dtype)
+        first.append(g)
+    return first
+
+
+def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
+             inputs: Any = None) -> None:
+    """Add d(tensors)/d(leaf), weighted by grad_tensors, to leaf.grad of every leaf that requires it.
+
+    grad_tensors: one for each tensor, of its shape; may be left out for a tensor of one element. inputs: only these leaves.
+    Raises RuntimeError if nothing requires grad, or the graph was freed by an earlier backward without retain_graph.
+    """
+    roots = [tensors] if hasattr(tensors, "array") else list(tensors)
+    gradients = _first_gradients(roots, grad_tensors)
+    keep = create_graph if retain_graph is None else retain_graph
+    only = None if inputs is None else {id(t) for t in ([inputs] if hasattr(inputs, "array") else inputs)}
+    flow = _walk([t._edge() for t in roots], gradients, keep, create_graph, None)
+    taken = {id(g.array) for g in gradients}
+    with set_grad_enabled(create_graph):
+        for key, leaf in flow.leaves.items():
+            if only is not None and key not in only:
+                continue
+            g = flow.pending[key]
+            if leaf._hooks:
+                g = _hooked(leaf._hooks, g)
+            _accumulate(leaf, g, create_graph, taken)
+
+
+def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
+         allow_unused: bool | None = None, materialize_grads: bool = False) -> tuple:
+    """d(outputs)/d(inputs), as a tuple of tensors; leaves' .grad is left alone.
+
+    Raises RuntimeError for an input that the outputs do not depend on, unless allow_unused (its gradient is None) or
+    materialize_grads (zeros).
+    """
+    ys = [outputs] if hasattr(outputs, "array") else list(outputs)
+    xs = [inputs] if hasattr(inputs, "array") else list(inputs)
+    for x in xs:
+        if x._edge() is None:
+            raise RuntimeError("one of the inputs does not require grad")
+    keep = create_graph if retain_graph is None else retain_graph
+    wanted = {id(x._edge()): x for x in xs}
+    flow = _walk([y._edge() for y in ys], _first_gradients(ys, grad_outputs), keep, create_graph, wanted)
+    out = []
+    for x in xs:
+        g = flow.pending.get(id(x._edge()))
+        if g is None and materialize_grads:
+            g = x._full(x.shape, 0.0)
+        elif g is None and not allow_unused:
+            raise RuntimeError("one of the inputs was not used to make the outputs; pass allow_unused=True if that is meant")
+        out.append(g)
+    return tuple(out)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The waist: `run(kernel, *buffers, attrs=())` on the current backend is the only thing that writes tensor bytes.
+
+A backend is any object with a `name` and `run(kernel, buffers, attrs)`.
+"""
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from .reference import Reference
+from .signature import DeviceError, DtypeError, ShapeError
+from .wrap import Checked, Traced
+
+try:
+    from ._native import Native, TensorBase, isas
+except ImportError:                                            # built without a C compiler
+    from ._fallback import Native, TensorBase, isas
+
+__all__ = ["Backend", "Checked", "DeviceError", "DtypeError", "Native", "Reference", "ShapeError", "TensorBase", "Traced",
+           "backend", "current_backend", "has_native", "isas", "make_backend", "run", "set_backend"]
+
+
+class Backend(Protocol):
+    name: str
+
+    def run(self, kernel: str, bufs: tuple[np.ndarray, ...], attrs: tuple[float, ...] = ()) -> None: ...
+
+
+has_native = bool(isas())
+
+
+def make_backend(name: str) -> Backend:
+    """'reference', 'native' (the best ISA, or what PYNEURO_ISA caps it to) or 'native:<isa>'."""
+    kind, _, isa = name.partition(":")
+    if kind == "reference" and not isa:
+        return Reference()
+    if kind == "native" and has_native and (not isa or isa in isas()):
+        return Native(isa or None)
+    choices = ["reference"] + (["native"] if has_native else []) + [f"native:{i}" for i in isas()]
+    missing = "" if has_native else "; the native kernels are not built here (was there a C compiler when pyneuro was installed?)"
+    raise ValueError(f"{name!r} is not a backend of this machine; choose from {', '.join(choices)}{missing}")
+
+
+def _default() -> Backend:
+    if not has_native and "PYNEURO_BACKEND" not in os.environ:
+        warnings.warn("pyneuro's native kernels are not built; running on the NumPy reference backend, which is slower. "
+                      "Install a C compiler and reinstall pyneuro-core, or set PYNEURO_BACKEND=reference to agree.",
+                      RuntimeWarning, stacklevel=4)
+    chosen = make_backend(os.environ.get("PYNEURO_BACKEND") or ("native" if has_native else "reference"))
+    if os.environ.get("PYNEURO_CHECK", "0") not in ("", "0"):
+        chosen = Checked(chosen, Reference())
+    if os.environ.get("PYNEURO_TRACE", "0") not in ("", "0"):
+        chosen = Traced(chosen, report=True)
+    return chosen
+
+
+_process: Backend = _default()
+_thread = threading.local()
+_overrides = 0                         # how many `with backend(...)` are open in any thread: 0 is the fast path
+
+
+def current_backend() -> Backend:
+    """The backend of this thread: the innermost `with backend(...)`, else the process's."""
+    return getattr(_thread, "backend", _process) if _overrides else _process
+
+
+def set_backend(choice: str | Backend) -> None:
+    """Choose the backend of the whole process: 'native', 'reference', 'native:avx2', or an object with `run`."""
+    global _process
+    _process = make_backend(choice) if isinstance(choice, str) else choice
+
+
+@contextmanager
+def backend(choice: str | Backend) -> Iterator[Backend]:
+    """Run a block of this thread on another backend."""
+    global _overrides
+    chosen = make_backend(choice) if isinstance(choice, str) else choice
+    previous: Any = getattr(_thread, "backend", None)
+    _thread.backend, _overrides = chosen, _overrides + 1
+    try:
+        yield chosen
+    finally:
+        _overrides -= 1
+        if previous is None:
+            del _thread.backend
+        else:
+            _thread.backend = previous
+
+
+def run(kernel: str, *bufs: np.ndarray, attrs: tuple[float, ...] = ()) -> None:
+    """Run one kernel of kernels.def on the current backend: buffers by slot, then attrs."""
+    current_backend().run(kernel, bufs, attrs)

@@ -1,0 +1,870 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The definition: what every kernel of csrc/kernels.def means, in NumPy; and the backend that runs it.
+
+A function here takes the slots and the attrs of its row by name, writes its outputs in place and returns nothing; a
+`...` kernel may be given its input as its output. On the last line the public twins take over these names, so definitions
+call only NumPy and the private helpers, never one another; `max`, `sum` and the like are not Python's in this file.
+"""
+from collections.abc import Callable
+from inspect import Parameter, Signature
+from typing import Any
+
+import numpy as np
+
+from .signature import HOST, KERNELS, Spec, check, check_data
+from .twins import twins
+
+
+# Elementwise
+
+
+def copy(x, y):
+    """y = x"""
+    np.copyto(y, x)
+
+def cast(x, y):
+    """y = x in the element type of y, as C converts: towards zero, and to bool by x != 0."""
+    np.copyto(y, x, casting="unsafe")
+
+def fill(y, value):
+    """y = value"""
+    y[...] = value
+
+def accumulate(y, x):
+    """y = y + x"""
+    np.add(y, x, out=y)
+
+def add(x, y, z):
+    """z = x + y"""
+    np.add(x, y, out=z)
+
+def sub(x, y, z):
+    """z = x - y"""
+    np.subtract(x, y, out=z)
+
+def mul(x, y, z):
+    """z = x y"""
+    np.multiply(x, y, out=z)
+
+def div(x, y, z):
+    """z = x / y"""
+    np.divide(x, y, out=z)
+
+def pow(x, y, z):
+    """z = x^y"""
+    np.power(x, y, out=z)
+
+def floor_divide(x, y, z):
+    """z = floor(x / y)"""
+    np.floor_divide(x, y, out=z)
+
+def remainder(x, y, z):
+    """z = x - y floor(x / y), which has the sign of y."""
+    np.remainder(x, y, out=z)
+
+def maximum(x, y, z):
+    """z = max(x, y); NaN where either is."""
+    np.maximum(x, y, out=z)
+
+def minimum(x, y, z):
+    """z = min(x, y); NaN where either is."""
+    np.minimum(x, y, out=z)
+
+def neg(x, y):
+    """y = -x"""
+    np.negative(x, out=y)
+
+def abs(x, y):
+    """y = |x|"""
+    np.absolute(x, out=y)
+
+def sign(x, y):
+    """y = -1, 0 or 1; NaN stays."""
+    np.sign(x, out=y)
+
+def exp(x, y):
+    """y = e^x"""
+    np.exp(x, out=y)
+
+def log(x, y):
+    """y = ln x"""
+    np.log(x, out=y)
+
+def sqrt(x, y):
+    """y = x^(1/2)"""
+    np.sqrt(x, out=y)
+
+def clamp(x, y, low, high):
+    """y = min(max(x, low), high); NaN stays."""
+    np.maximum(x, _bound(low, x.dtype), out=y)
+    np.minimum(y, _bound(high, y.dtype), out=y)
+
+def _bound(value, dtype):
+    """The nearest to value that an integer type holds; a float as it is."""
+    if dtype.kind not in "iu":
+        return value
+    ends = np.iinfo(dtype)
+    return ends.min if value <= ends.min else ends.max if value >= ends.max else int(value)
+
+def where(mask, x, y, z):
+    """z = x where mask, else y."""
+    z[...] = np.where(mask, x, y)
+
+def eq(x, y, z):
+    """z = (x == y)"""
+    np.equal(x, y, out=z)
+
+def ne(x, y, z):
+    """z = (x != y)"""
+    np.not_equal(x, y, out=z)
+
+def lt(x, y, z):
+    """z = (x < y)"""
+    np.less(x, y, out=z)
+
+def le(x, y, z):
+    """z = (x <= y)"""
+    np.less_equal(x, y, out=z)
+
+def gt(x, y, z):
+    """z = (x > y)"""
+    np.greater(x, y, out=z)
+
+def ge(x, y, z):
+    """z = (x >= y)"""
+    np.greater_equal(x, y, out=z)
+
+def bitand(x, y, z):
+    """z = x and y, bit by bit; of booleans, their and."""
+    np.bitwise_and(x, y, out=z)
+
+def bitor(x, y, z):
+    """z = x or y, bit by bit."""
+    np.bitwise_or(x, y, out=z)
+
+def bitxor(x, y, z):
+    """z = x xor y, bit by bit."""
+    np.bitwise_xor(x, y, out=z)
+
+def bitnot(x, y):
+    """y = not x, bit by bit."""
+    np.invert(x, out=y)
+
+
+# Reductions over the middle axis. Sums of floats are accumulated in float64 and rounded once.
+
+
+def _sum(x, axis, dtype):
+    """In float64 for float types, else in dtype; not yet rounded."""
+    return np.sum(x, axis=axis, dtype=np.result_type(dtype, np.float64) if dtype.kind == "f" else dtype)
+
+def _extreme(reduce, x, y):
+    """Of no floats at all the largest and the smallest are NaN; of no integers NumPy raises ValueError."""
+    if x.shape[1] == 0 and y.dtype.kind == "f":
+        y[...] = np.nan
+    else:
+        reduce(x, axis=1, out=y)
+
+def sum(x, y):
+    """y_ab = sum_n x_anb"""
+    y[...] = _sum(x, 1, y.dtype)
+
+def mean(x, y):
+    """y_ab = (sum_n x_anb) / n; NaN for n = 0."""
+    y[...] = _sum(x, 1, y.dtype) / x.shape[1]
+
+def max(x, y):
+    """y_ab = max_n x_anb; NaN if any is, or if there is none."""
+    _extreme(np.maximum.reduce, x, y)
+
+def min(x, y):
+    """y_ab = min_n x_anb; NaN if any is, or if there is none."""
+    _extreme(np.minimum.reduce, x, y)
+
+def var(x, y, correction):
+    """y_ab = sum_n (x_anb - mean)^2 / max(0, n - correction), in two passes."""
+    n = x.shape[1]
+    centre = np.sum(x, axis=1, keepdims=True, dtype=np.float64) / n
+    y[...] = np.sum(np.square(x - centre), axis=1) / np.maximum(0, n - correction)
+
+def row_sum(x, y):
+    """y_m = sum_n x_mn"""
+    y[...] = _sum(x, 1, y.dtype)
+
+def column_sum(x, y):
+    """y_n = sum_m x_mn"""
+    y[...] = _sum(x, 0, y.dtype)
+
+def argmax(x, y):
+    """y_ab = the first n of the largest x_anb; a NaN is larger than any number."""
+    np.argmax(x, axis=1, out=y)
+
+def argmin(x, y):
+    """y_ab = the first n of the smallest x_anb; a NaN is smaller than any number."""
+    np.argmin(x, axis=1, out=y)
+
+
+# Rows by number
+
+
+def take(table, index, y):
+    """y_m = table[index_m]"""
+    np.take(table, index, axis=0, out=y, mode="clip")       # indices were checked: this mode is the unbuffered one
+
+def put(table, index, x):
+    """table[index_m] = x_m, for m in order: the last one stays."""
+    table[index] = x
+
+def scatter_add(table, index, x):
+    """table[index_m] += x_m, for m in order."""
+    np.add.at(table, index, x)
+
+def gather(x, index, y):
+    """y_acb = x_anb at n = index_acb"""
+    y[...] = np.take_along_axis(x, index, axis=1)
+
+def gather_add(x, index, y):
+    """x_anb += y_acb at n = index_acb, in order."""
+    a, _, b = np.ogrid[tuple(slice(extent) for extent in index.shape)]
+    np.add.at(x, (a, index, b), y)
+
+
+# Matrices
+
+
+def matmul(a, b, c):
+    """c = a b"""
+    np.matmul(a, b, out=c)
+
+def bmm(a, b, c):
+    """c_z = a_z b_z"""
+    np.matmul(a, b, out=c)
+
+def dense_grad_w(dy, x, dw, db):
+    """dw = dy^T x, db = the sum of dy's rows: what y = x w^T + b hands back to w and b."""
+    np.matmul(dy.T, x, out=dw)
+    db[...] = _sum(dy, 0, db.dtype)
+
+
+# Softmax family, along axis 1. Everything is shifted by the largest logit: e^0 is then the largest term of a sum, so
+# none overflows and no logarithm is of 0.
+
+
+def _peak(x):
+    return np.max(x, axis=1, keepdims=True, initial=-np.inf)
+
+def _total(x):
+    return np.sum(x, axis=1, keepdims=True, dtype=np.float64).astype(x.dtype)
+
+def softmax(x, y):
+    """y_n = e^x_n / sum_c e^x_c"""
+    np.subtract(x, _peak(x), out=y)
+    np.exp(y, out=y)
+    np.divide(y, _total(y), out=y)
+
+def softmax_grad(dy, y, dx):
+    """dx_n = y_n (dy_n - sum_c dy_c y_c)"""
+    np.multiply(y, dy - _total(dy * y), out=dx)
+
+def log_softmax(x, y):
+    """y_n = x_n - ln sum_c e^x_c"""
+    np.subtract(x, _peak(x), out=y)
+    np.subtract(y, np.log(_total(np.exp(y))), out=y)
+
+def log_softmax_grad(dy, y, dx):
+    """dx_n = dy_n - e^y_n sum_c dy_c"""
+    np.subtract(dy, np.exp(y) * _total(dy), out=dx)
+
+def _kept(labels, ignore_index):
+    """The rows whose label is not ignore_index, and their labels."""
+    rows = np.flatnonzero(labels != int(ignore_index))
+    return rows, labels[rows]
+
+def _reduce(losses, weights, mean, loss, total):
+    """total = sum of weights; loss = sum of losses, divided by total if mean. 0/0, where no row counts, is NaN."""
+    weight = np.sum(weights, dtype=np.float64)
+    total[...] = weight
+    loss[...] = np.sum(losses, dtype=np.float64) / (weight if mean else 1)
+
+def cross_entropy(logits, labels, weight, loss, losses, lse, total, ignore_index, label_smoothing, mean):
+    """The mean, or sum, of the rows' losses, each -ln of the softmax at its label, weighted by the label's class.
+
+    With x a row of logits, l its label, w = weight, s = label_smoothing, n classes, lse = ln sum_c e^x_c:
+        losses = (1 - s) w_l (lse - x_l) + s/n sum_c w_c (lse - x_c), and 0 where l is ignore_index
+        total  = sum of w_l over the other rows
+        loss   = sum of losses, divided by total if mean
+    """
+    peak = _peak(logits)
+    shifted = logits - peak
+    log_sum = np.log(_total(np.exp(shifted)))            # lse - x is log_sum - shifted: large logits do not cancel
+    lse[...] = (peak + log_sum)[:, 0]
+
+    rows, picked = _kept(labels, ignore_index)
+    weights = weight[picked]
+    losses[...] = 0
+    losses[rows] = (1 - label_smoothing) * weights * (log_sum[rows, 0] - shifted[rows, picked])
+    if label_smoothing:
+        losses[rows] += label_smoothing * ((log_sum - shifted)[rows] @ weight) / len(weight)
+    _reduce(losses, weights, mean, loss, total)
+
+def cross_entropy_grad(dloss, logits, labels, weight, lse, total, dlogits, ignore_index, label_smoothing, mean):
+    """dlogits_c = dloss (p_c ((1-s) w_l + s/n sum_k w_k) - (1-s) w_l [c = l] - s/n w_c), divided by total if mean.
+
+    p = e^(x - lse) is the softmax; names as in cross_entropy. Rows of ignore_index are 0, whatever their logits are.
+    """
+    rows, picked = _kept(labels, ignore_index)
+    on_label = np.zeros(len(labels), logits.dtype)
+    on_label[rows] = (1 - label_smoothing) * weight[picked]
+    on_each = label_smoothing * weight / len(weight)
+
+    np.subtract(logits, lse[:, None], out=dlogits)
+    np.exp(dlogits, out=dlogits)
+    dlogits *= (on_label + on_each.sum())[:, None]
+    dlogits[rows, picked] -= on_label[rows]
+    if label_smoothing:
+        dlogits -= on_each
+    dlogits *= (dloss / total.reshape(()) if mean else dloss)[:, None]
+    dlogits[labels == int(ignore_index)] = 0
+
+def nll(logp, labels, weight, loss, losses, total, ignore_index, mean):
+    """losses = -w_l logp_l, and 0 where l is ignore_index; loss and total as in cross_entropy."""
+    rows, picked = _kept(labels, ignore_index)
+    weights = weight[picked]
+    losses[...] = 0
+    losses[rows] = -weights * logp[rows, picked]
+    _reduce(losses, weights, mean, loss, total)
+
+def nll_grad(dloss, labels, weight, total, dlogp, ignore_index, mean):
+    """dlogp_c = -dloss w_l [c = l], divided by total if mean; 0 in rows of ignore_index."""
+    rows, picked = _kept(labels, ignore_index)
+    scale = dloss / total.reshape(()) if mean else dloss
+    dlogp[...] = 0
+    dlogp[rows, picked] = -scale[rows] * weight[picked]
+
+
+# Random numbers
+
+
+_LOW = 0xFFFFFFFF                    # the low 32 bits
+
+
+def _philox(key, c0, c1, c2, c3):
+    """Philox4x32-10: four random words of 32 bits, along a new last axis, for each counter (c0, c1, c2, c3).
+
+    Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011. key[0] is the seed, key[1] the
+    stream: multiples of the golden ratio in 64 bits set neighbouring streams far apart. Words are held in uint64.
+    """
+    mixed = int(key[0]) ^ (int(key[1]) * 0x9E3779B97F4A7C15)
+    k0, k1 = mixed & _LOW, mixed >> 32 & _LOW
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & _LOW, (p0 >> 32) ^ c3 ^ k1, p0 & _LOW
+        k0, k1 = k0 + 0x9E3779B9 & _LOW, k1 + 0xBB67AE85 & _LOW
+    return np.stack(np.broadcast_arrays(c0, c1, c2, c3), axis=-1)
+
+def _words(key, n):
+    """The first n words of the key's stream: word j is word j % 4 of the counter (j // 4, 0, step)."""
+    block = np.arange((n + 3) // 4, dtype=np.uint64)
+    return _philox(key, block & _LOW, block >> 32, 0, int(key[2]) & _LOW).reshape(-1)[:n]
+
+def _uniform24(key, n):
+    """n multiples of 2^-24 in [0, 1): what float32 holds. One word each."""
+    return (_words(key, n) >> 8) * 2.0**-24
+
+def _uniform53(key, n):
+    """n multiples of 2^-53 in [0, 1): what float64 holds. Two words each."""
+    words = _words(key, 2 * n)
+    return ((words[::2] >> 5) * 2**26 + (words[1::2] >> 6)) * 2.0**-53
+
+def random_next(counter, key):
+    """key = counter; then the counter's step goes up by one."""
+    key[...] = counter
+    counter[2:3] += 1
+
+def uniform(key, y, low, high):
+    """y = low + u (high - low), u uniform in [0, 1), in y's type; what is rounded to high becomes the number below."""
+    u = (_uniform24 if y.dtype == np.float32 else _uniform53)(key, len(y)).astype(y.dtype)
+    low, high = y.dtype.type(low), y.dtype.type(high)
+    value = low + u * (high - low)
+    y[...] = np.where((value >= high) & (high > low), np.nextafter(high, low), value)
+
+def dropout(x, key, y, p):
+    """y = x / (1 - p) with probability 1 - p, else 0.
+
+    Row i is sample first_sample + i: the word of element (i, j) is word j % 4 of the counter (j // 4, the sample, step),
+    so a mask does not depend on how samples are put into batches.
+    """
+    m, n = x.shape
+    block = np.arange((n + 3) // 4, dtype=np.uint64)
+    sample = (np.arange(m, dtype=np.uint64) + key[3])[:, None]
+    words = _philox(key, block & _LOW, sample & _LOW, sample >> 32, int(key[2]) & _LOW).reshape(m, 4 * len(block))[:, :n]
+    kept = (words >> 8) * 2.0**-24 >= p
+    np.multiply(x, 1 / (1 - p) if p < 1 else 0.0, out=y)
+    y[~kept] = 0
+
+def normal(key, y, mean, std):
+    """y = mean + std z with z standard normal, two from two uniforms: sqrt(-2 ln u) times cos and sin of 2 pi v.
+
+    Box, Muller: "A note on the generation of random normal deviates", 1958.
+    """
+    n = len(y)
+    u, v = _uniform53(key, n + n % 2).reshape(-1, 2).T
+    radius, angle = np.sqrt(-2 * np.log(1 - u)), 2 * np.pi * v           # 1 - u is in (0, 1]
+    z = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1)[:n]
+    y[...] = mean + std * z
+
+def permutation(key, y):
+    """y = 0, ..., n - 1 in the order of n random words of 64 bits."""
+    words = _words(key, 2 * len(y))
+    y[...] = np.argsort(words[::2] << 32 | words[1::2], kind="stable")
+
+def randint(key, y, low, high):
+    """y = low + floor(u (high - low)) with u of 53 bits uniform in [0, 1): integers in [low, high)."""
+    if not low < high:
+        raise ValueError(f"randint: no integer is at least {low:g} and below {high:g}")
+    offset = np.floor(_uniform53(key, len(y)) * (high - low)).astype(np.uint64).view(np.int64)
+    np.add(offset, int(low), out=y)
+
+
+# Optimizers, as torch.optim 2.13 defines them. Names of hyperparameters and their order: csrc/kernels.def.
+
+
+def _direction(p, g, weight_decay, maximize):
+    """What to step against: the gradient, of the objective with the penalty weight_decay/2 |p|^2."""
+    g = -g if maximize else g
+    return g + weight_decay * p if weight_decay else g
+
+def sgd(p, g, hyper):
+    """p = p - lr g"""
+    lr, _, _, weight_decay, _, maximize, _ = hyper.tolist()
+    p -= lr * _direction(p, g, weight_decay, maximize)
+
+def momentum(p, v, g, hyper):
+    """v = momentum v + (1 - dampening) g, at step 1 v = g; p = p - lr v, with nesterov p = p - lr (g + momentum v)."""
+    lr, momentum, dampening, weight_decay, nesterov, maximize, step = hyper.tolist()
+    g = _direction(p, g, weight_decay, maximize)
+    v[...] = g if step == 1 else momentum * v + (1 - dampening) * g
+    p -= lr * (g + momentum * v if nesterov else v)
+
+def adagrad(p, s, g, hyper):
+    """s = s + g^2; p = p - rate g / (sqrt(s) + eps). Duchi, Hazan, Singer 2011."""
+    _, _, weight_decay, eps, maximize, rate, _ = hyper.tolist()
+    g = _direction(p, g, weight_decay, maximize)
+    s += g * g
+    p -= rate * g / (np.sqrt(s) + eps)
+
+def rmsprop(p, s, g, hyper):
+    """s = alpha s + (1 - alpha) g^2; p = p - lr g / (sqrt(s) + eps). Hinton's lecture 6e, 2012."""
+    lr, alpha, eps, weight_decay, _, _, maximize, _ = hyper.tolist()
+    g = _direction(p, g, weight_decay, maximize)
+    s[...] = alpha * s + (1 - alpha) * g * g
+    p -= lr * g / (np.sqrt(s) + eps)
+
+def rmsprop_full(p, s, a, v, g, hyper):
+    """rmsprop with s - a^2 for s, a = alpha a + (1 - alpha) g (centered); with v = momentum v + step; or with both.
+
+    a and v stay as they are where they are not in use.
+    """
+    lr, alpha, eps, weight_decay, momentum, centered, maximize, _ = hyper.tolist()
+    g = _direction(p, g, weight_decay, maximize)
+    s[...] = alpha * s + (1 - alpha) * g * g
+    if centered:
+        a[...] = alpha * a + (1 - alpha) * g
+    step = g / (np.sqrt(s - a * a if centered else s) + eps)
+    if momentum > 0:
+        v[...] = step = momentum * v + step
+    p -= lr * step
+
+def adadelta(p, s, u, g, hyper):
+    """s = rho s + (1 - rho) g^2; d = g sqrt(u + eps) / sqrt(s + eps); u = rho u + (1 - rho) d^2; p = p - lr d.
+
+    Zeiler: "ADADELTA", 2012.
+    """
+    lr, rho, eps, weight_decay, maximize, _ = hyper.tolist()
+    g = _direction(p, g, weight_decay, maximize)
+    s[...] = rho * s + (1 - rho) * g * g
+    d = np.sqrt(u + eps) / np.sqrt(s + eps) * g
+    u[...] = rho * u + (1 - rho) * d * d
+    p -= lr * d
+
+def _moments(p, m, v, g, hyper):
+    """Weight decay, and the running means of g and g^2."""
+    lr, beta1, beta2, _, weight_decay, decoupled, maximize, _, _, _ = hyper.tolist()
+    g = _direction(p, g, 0 if decoupled else weight_decay, maximize)
+    if decoupled:
+        p *= 1 - lr * weight_decay
+    m[...] = beta1 * m + (1 - beta1) * g
+    v[...] = beta2 * v + (1 - beta2) * g * g
+
+def adam(p, m, v, g, hyper):
+    """m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; p = p - rate m / (sqrt(v) / root + eps).
+
+    Weight decay is added to g, or if decoupled p is first multiplied by 1 - lr weight_decay. rate and root, which undo
+    the moments' bias towards 0, are adam_tick's. Kingma, Ba 2014; Loshchilov, Hutter 2017.
+    """
+    _moments(p, m, v, g, hyper)
+    eps, rate, root = hyper[[3, 7, 8]].tolist()
+    p -= rate * m / (np.sqrt(v) / root + eps)
+
+def amsgrad(p, m, v, peak, g, hyper):
+    """adam with peak, the largest v so far, for v. Reddi, Kale, Kumar 2018."""
+    _moments(p, m, v, g, hyper)
+    eps, rate, root = hyper[[3, 7, 8]].tolist()
+    np.maximum(peak, v, out=peak)
+    p -= rate * m / (np.sqrt(peak) / root + eps)
+
+def tick(hyper):
+    """step = step + 1"""
+    hyper[-1:] += 1
+
+def adagrad_tick(hyper):
+    """step = step + 1; rate = lr / (1 + (step - 1) lr_decay)"""
+    hyper[6] += 1
+    lr, lr_decay, step = hyper[[0, 1, 6]]
+    hyper[5] = lr / (1 + (step - 1) * lr_decay)
+
+def adam_tick(hyper):
+    """step = step + 1; rate = lr / (1 - beta1^step); root = sqrt(1 - beta2^step)"""
+    hyper[9] += 1
+    lr, beta1, beta2, step = hyper[[0, 1, 2, 9]]
+    hyper[7] = lr / (1 - beta1**step)
+    hyper[8] = np.sqrt(1 - beta2**step)
+
+
+# Activations: the value y = f(x), the gradient dx = dy f'(x), and the curvature: g times the derivative of that gradient
+# along what it reads, x or y. The dense layers that end in them are made below.
+
+
+def _within(x, bound):
+    """x, but no farther from 0 than where the factor beside it has become 0: infinity times 0 would be NaN."""
+    return np.clip(x, -bound, bound)
+
+
+def identity(x, y):
+    """y = x"""
+    np.copyto(y, x)
+
+def identity_grad(dy, y, dx):
+    """dx = dy"""
+    np.copyto(dx, dy)
+
+def identity_curve(g, dy, y, dx):
+    """dx = g dy 0"""
+    np.multiply(g * dy, 0, out=dx)
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x))                    # e^-x may be infinite: 1/inf is the 0 wanted
+
+def sigmoid(x, y):
+    """y = 1 / (1 + e^-x)"""
+    y[...] = _sigmoid(x)
+
+def sigmoid_grad(dy, y, dx):
+    """dx = dy y (1 - y)"""
+    np.multiply(dy, y * (1 - y), out=dx)
+
+def sigmoid_curve(g, dy, y, dx):
+    """dx = g dy (1 - 2 y)"""
+    np.multiply(g * dy, 1 - 2 * y, out=dx)
+
+
+def tanh(x, y):
+    """y = (e^x - e^-x) / (e^x + e^-x)"""
+    np.tanh(x, out=y)
+
+def tanh_grad(dy, y, dx):
+    """dx = dy (1 - y^2)"""
+    np.multiply(dy, (1 - y) * (1 + y), out=dx)     # y^2 would be rounded before the 1 cancels
+
+def tanh_curve(g, dy, y, dx):
+    """dx = g dy (-2 y)"""
+    np.multiply(g * dy, -2 * y, out=dx)
+
+
+def relu(x, y):
+    """y = max(x, 0)"""
+    np.maximum(x, 0, out=y)
+
+def relu_grad(dy, y, dx):
+    """dx = 0 where y <= 0, else dy."""
+    # By a mask of bits: 0 times an infinite dy would be NaN, and np.where is several times slower on random signs.
+    bits = np.dtype(f"i{y.itemsize}")
+    np.bitwise_and(dy.view(bits), (y <= 0).astype(bits) - 1, out=dx.view(bits))
+
+def relu_curve(g, dy, y, dx):
+    """dx = g dy 0"""
+    np.multiply(g * dy, 0, out=dx)
+
+
+def leaky_relu(x, y, negative_slope):
+    """y = x where x > 0, else negative_slope x."""
+    y[...] = np.maximum(x, 0) + negative_slope * np.minimum(x, 0)
+
+def leaky_relu_grad(dy, x, dx, negative_slope):
+    """dx = dy where x > 0, else negative_slope dy."""
+    dx[...] = np.where(x > 0, dy, negative_slope * dy)
+
+def leaky_relu_curve(g, dy, x, dx, negative_slope):
+    """dx = g dy 0"""
+    np.multiply(g * dy, 0, out=dx)
+
+
+def elu(x, y, alpha):
+    """y = x where x > 0, else alpha (e^x - 1)."""
+    y[...] = np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0))
+
+def elu_grad(dy, x, dx, alpha):
+    """dx = dy where x > 0, else dy alpha e^x."""
+    dx[...] = np.where(x > 0, dy, dy * (alpha * np.exp(np.minimum(x, 0))))
+
+def elu_curve(g, dy, x, dx, alpha):
+    """dx = 0 where x > 0, else g dy alpha e^x."""
+    np.multiply(g * dy, np.where(x > 0, 0, alpha * np.exp(np.minimum(x, 0))), out=dx)
+
+
+def _softplus(x):
+    """ln(1 + e^x), where e^-|x| <= 1 neither overflows nor drowns in the 1."""
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.absolute(x)))
+
+def softplus(x, y, beta, threshold):
+    """y = x where beta x > threshold, else ln(1 + e^(beta x)) / beta."""
+    z = beta * x
+    y[...] = np.where(z > threshold, x, _softplus(z) / beta)
+
+def softplus_grad(dy, x, dx, beta, threshold):
+    """dx = dy where beta x > threshold, else dy sigmoid(beta x)."""
+    z = beta * x
+    dx[...] = np.where(z > threshold, dy, dy * _sigmoid(z))
+
+def softplus_curve(g, dy, x, dx, beta, threshold):
+    """dx = 0 where beta x > threshold, else g dy beta sigmoid(beta x) sigmoid(-beta x)."""
+    z = beta * x
+    np.multiply(g * dy, np.where(z > threshold, 0, beta * _sigmoid(z) * _sigmoid(-z)), out=dx)
+
+
+def silu(x, y):
+    """y = x sigmoid(x), also named swish."""
+    np.multiply(x, _sigmoid(x), out=y)
+
+def silu_grad(dy, x, dx):
+    """dx = dy s (1 + x (1 - s)), s = sigmoid(x)"""
+    np.multiply(dy, _sigmoid(x) * (1 + _within(x, 800) * _sigmoid(-x)), out=dx)
+
+def silu_curve(g, dy, x, dx):
+    """dx = g dy s (1 - s) (2 + x (1 - 2 s)), s = sigmoid(x)"""
+    s, rest = _sigmoid(x), _sigmoid(-x)
+    np.multiply(g * dy, s * rest * (2 + _within(x, 800) * (rest - s)), out=dx)
+
+
+_ROOT_2_PI = (2 * np.pi) ** 0.5
+
+
+def _ratio(x, above, below):
+    """A rational function; highest powers first."""
+    return np.polyval(above, x) / np.polyval(below, x)
+
+def _bell(x):
+    """e^(-x^2/2), 0 beyond 40. The exponential multiplies x^2's rounding error by x^2/2: 4 binary places go first."""
+    x = np.minimum(np.absolute(x), 40.0)
+    high = np.trunc(16 * x) / 16
+    return np.exp(-high * high / 2) * np.exp(-(x - high) * (x + high) / 2)
+
+def _normal_cdf(x):
+    """The share of a standard normal distribution below x, in float64 to about an ulp, also far on the left.
+
+    W. J. Cody: "Rational Chebyshev approximations for the error function", Math. Comp. 23 (1969), with the coefficients
+    of his ANORM (ACM TOMS algorithm 715, 1993).
+    """
+    x = np.asarray(x, np.float64)
+    y = np.minimum(np.absolute(x), 40.0)
+    below = np.piecewise(y, [y <= 0.67448975, y <= 32**0.5], [_cdf_near, _cdf_middle, _cdf_far])      # at -y
+    return np.where(x > 0, 1 - below, below)
+
+def _cdf_near(y):
+    return 0.5 - y * _ratio(y * y, [
+        .065682337918207449113, 2.2352520354606839287, 161.02823106855587881, 1067.6894854603709582,
+        18154.981253343561249
+    ], [
+        1, 47.20258190468824187, 976.09855173777669322, 10260.932208618978205, 45507.789335026729956
+    ])
+
+def _cdf_middle(y):
+    return _bell(y) * _ratio(y, [
+        1.0765576773720192317e-8, .39894151208813466764, 8.8831497943883759412, 93.506656132177855979,
+        597.27027639480026226, 2494.5375852903726711, 6848.1904505362823326, 11602.651437647350124,
+        9842.7148383839780218
+    ], [
+        1, 22.266688044328115691, 235.38790178262499861, 1519.377599407554805, 6485.558298266760755,
+        18615.571640885098091, 34900.952721145977266, 38912.003286093271411, 19685.429676859990727
+    ])
+
+def _cdf_far(y):
+    z = 1 / (y * y)
+    return _bell(y) / y * (1 / _ROOT_2_PI - z * _ratio(z, [
+        .02307344176494017303, .21589853405795699, .1274011611602473639, .022235277870649807, .001421619193227893466,
+        2.9112874951168792e-5
+    ], [
+        1, 1.28426009614491121, .468238212480865118, .0659881378689285515, .00378239633202758244, 7.29751555083966205e-5
+    ]))
+
+def _normal_density(x):
+    return _bell(np.asarray(x, np.float64)) / _ROOT_2_PI
+
+def gelu(x, y):
+    """y = x cdf(x), cdf of the standard normal distribution. Hendrycks, Gimpel 2016."""
+    y[...] = x * _normal_cdf(x)
+
+def gelu_grad(dy, x, dx):
+    """dx = dy (cdf(x) + x density(x))"""
+    dx[...] = dy * (_normal_cdf(x) + _within(x, 40) * _normal_density(x))
+
+def gelu_curve(g, dy, x, dx):
+    """dx = g dy (2 - x^2) density(x)"""
+    dx[...] = g * dy * ((2 - np.square(_within(x, 40))) * _normal_density(x))
+
+
+def _gelu_tanh(x):
+    """v, v' and v'' where gelu_tanh is x sigmoid(v): 1 + tanh u = 2 sigmoid(2 u), and does not cancel on the left."""
+    k, c = 4 / _ROOT_2_PI, 0.044715
+    return k * (x + c * x * x * x), k * (1 + 3 * c * x * x), 6 * k * c * x
+
+def gelu_tanh(x, y):
+    """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), gelu's approximation."""
+    np.multiply(x, _sigmoid(_gelu_tanh(x)[0]), out=y)
+
+def gelu_tanh_grad(dy, x, dx):
+    """dx = dy s (1 + x v' (1 - s)), s = sigmoid(v), v = 2 sqrt(2/pi) (x + 0.044715 x^3)"""
+    x = _within(x, 30)
+    v, v1, _ = _gelu_tanh(x)
+    np.multiply(dy, _sigmoid(v) * (1 + x * v1 * _sigmoid(-v)), out=dx)
+
+def gelu_tanh_curve(g, dy, x, dx):
+    """dx = g dy s (1 - s) (2 v' + x (v'' + v'^2 (1 - 2 s))), s and v as in gelu_tanh_grad"""
+    x = _within(x, 30)
+    v, v1, v2 = _gelu_tanh(x)
+    s, rest = _sigmoid(v), _sigmoid(-v)
+    np.multiply(g * dy, s * rest * (2 * v1 + x * (v2 + v1 * v1 * (rest - s))), out=dx)
+
+
+def softsign(x, y):
+    """y = x / (1 + |x|)"""
+    np.divide(x, 1 + np.absolute(x), out=y)
+
+def softsign_grad(dy, x, dx):
+    """dx = dy / (1 + |x|)^2"""
+    np.divide(dy, np.square(1 + np.absolute(x)), out=dx)
+
+def softsign_curve(g, dy, x, dx):
+    """dx = g dy (-2 sign(x)) / (1 + |x|)^3"""
+    d = 1 + np.absolute(x)
+    np.multiply(g * dy, -2 * np.sign(x) / (d * d * d), out=dx)
+
+
+# Losses of pairs (prediction x, target t): the value of each pair, and the gradient along x.
+
+
+def mse(x, t, l):
+    """l = (x - t)^2"""
+    l[...] = np.square(x - t)
+
+def mse_grad(dl, x, t, dx):
+    """dx = dl 2 (x - t)"""
+    np.multiply(2 * dl, x - t, out=dx)
+
+def l1(x, t, l):
+    """l = |x - t|"""
+    l[...] = np.absolute(x - t)
+
+def l1_grad(dl, x, t, dx):
+    """dx = dl sign(x - t), 0 where x = t."""
+    np.multiply(dl, np.sign(x - t), out=dx)
+
+def huber(x, t, l, delta):
+    """l = d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), d = x - t. Huber 1964."""
+    d = np.absolute(x - t)
+    l[...] = np.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta))
+
+def huber_grad(dl, x, t, dx, delta):
+    """dx = dl d where |d| <= delta, else dl delta sign(d), d = x - t."""
+    np.multiply(dl, np.clip(x - t, -delta, delta), out=dx)
+
+def bce_with_logits(x, t, l):
+    """l = -t ln sigmoid(x) - (1 - t) ln(1 - sigmoid(x)) = (1 - t) x + ln(1 + e^-x)"""
+    l[...] = (1 - t) * x + _softplus(-x)
+
+def bce_with_logits_grad(dl, x, t, dx):
+    """dx = dl (sigmoid(x) - t)"""
+    np.multiply(dl, _sigmoid(x) - t, out=dx)
+
+
+# Dense layers, one for each activation
+
+
+def _dense(spec: Spec, value: Callable[..., None]) -> Callable[..., None]:
+    outputs = [s.name for s in spec.slots if not s.read]
+
+    def dense(x, w, b, *rest):
+        z, y, attrs = rest[0], rest[len(outputs) - 1], rest[len(outputs):]      # one output: z is made in y
+        np.matmul(x, w.T, out=z)
+        np.add(z, b, out=z)
+        value(z, y, *attrs)
+
+    names = [s.name for s in spec.slots] + [name for name, _ in spec.attrs]
+    dense.__name__ = dense.__qualname__ = spec.name
+    dense.__doc__ = f"z = x w^T + b; y = {value.__name__}(z)"
+    dense.__signature__ = Signature([Parameter(n, Parameter.POSITIONAL_OR_KEYWORD) for n in names])  # type: ignore
+    return dense
+
+
+globals().update({name: _dense(spec, globals()[name.removeprefix("dense_")])
+                  for name, spec in KERNELS.items() if name.startswith("dense_") and name not in globals()})
+
+DEFINITIONS: dict[str, Callable[..., None]] = {name: globals()[name] for name in KERNELS | HOST}
+
+
+class Reference:
+    """The backend made of these definitions. It checks every call, and remembers the layouts that it has approved."""
+
+    name = "reference"
+
+    def __init__(self) -> None:
+        self._approved: dict[Any, tuple[Spec, dict[str | int, int], list[tuple[int, int]] | None]] = {}
+
+    @np.errstate(all="ignore")
+    def run(self, kernel: str, bufs: tuple[np.ndarray, ...], attrs: tuple[float, ...] = ()) -> None:
+        """Run one kernel on its buffers, by slot, and its attrs. Raises what `signature.check` does."""
+        try:
+            # All of a layout that `check` looks at. The flags hold writability and alignment.
+            layout = (kernel, len(attrs), *[(type(b), b.dtype, b.shape, b.strides, b.flags.num) for b in bufs])
+        except AttributeError:
+            layout = ()                                  # something is no array: check says which
+        approved = self._approved.get(layout)
+        if approved is None:
+            spec, extents = check(kernel, bufs, attrs)
+            if len(self._approved) >= 4096:
+                self._approved.clear()
+            self._approved[layout] = spec, extents, _may_clash(spec)
+        else:
+            spec, extents, pairs = approved
+            if pairs is None or _overlap(bufs, pairs):
+                check_data(spec, bufs, attrs, extents)
+        DEFINITIONS[kernel](*bufs, *attrs)
+
+
+def _may_clash(spec: Spec) -> list[tuple[int, int]] | None:
+    """The pairs of slots of which one is written; None where check_data has indices to look at anyway."""
+    if any(slot.within for slot in spec.slots):
+        return None
+    return [(i, j) for i, a in enumerate(spec.slots) for j, b in enumerate(spec.slots[:i]) if a.written or b.written]
+
+
+def _overlap(bufs: tuple[np.ndarray, ...], pairs: list[tuple[int, int]]) -> bool:
+    """Quick, and sometimes wrongly true."""
+    for i, j in pairs:
+        if np.may_share_memory(bufs[i], bufs[j]):
+            return True
+    return False
+
+
+globals().update(twins(Reference().run, DEFINITIONS))

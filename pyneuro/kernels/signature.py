@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What kernels.def says of every kernel, read once; the sentences for what does not fit; the errors they come in.
+
+The native binding reads the same `Spec`s, checks in C, and comes back here only to say what was wrong.
+"""
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+
+class ShapeError(ValueError, RuntimeError):
+    """Shapes do not fit. NumPy's users catch ValueError, PyTorch's RuntimeError: it is both."""
+
+
+class DtypeError(TypeError, ValueError, RuntimeError):
+    """An element type does not fit."""
+
+
+class DeviceError(ValueError, RuntimeError):
+    """A device other than the CPU was asked for."""
+
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+SLOT_DTYPE = {"i": np.dtype(np.int64), "b": np.dtype(bool), "u": np.dtype(np.uint64), "d": np.dtype(np.float64)}
+CASTABLE = (*FLOATS, np.dtype(np.int64), np.dtype(bool))       # what a slot of type /t may hold
+MAX_RANK = 8
+
+
+@dataclass(frozen=True)
+class Slot:
+    name: str
+    type: str                      # "" element type of the call, or a letter of kernels.def
+    within: str                    # the axis that an index is checked against, or ""
+    axes: tuple[str | int, ...]    # letters and fixed extents, or ("...",)
+    read: bool
+    written: bool
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str
+    text: str
+    slots: tuple[Slot, ...]
+    attrs: tuple[tuple[str, float | None], ...]
+    host: bool
+
+    @cached_property
+    def map(self) -> bool:
+        return any(s.axes == ("...",) for s in self.slots)
+
+    @cached_property
+    def letters(self) -> tuple[str, ...]:
+        """Axes in order of first appearance: the order of pn_call.dim."""
+        return tuple(dict.fromkeys(a for s in self.slots for a in s.axes if isinstance(a, str) and a != "..."))
+
+    @cached_property
+    def ignore(self) -> int | None:
+        """Position of the attr ignore_index."""
+        names = [name for name, _ in self.attrs]
+        return names.index("ignore_index") if "ignore_index" in names else None
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.text})"
+
+
+def _parse(name: str, text: str, host: bool) -> Spec:
+    slots_text, _, attrs_text = text.partition(";")
+    slots, arrow = [], False
+    for word in slots_text.split():
+        if word == "->":
+            arrow = True
+            continue
+        label, _, axes = word.partition(":")
+        label, _, kind = label.partition("/")
+        kind, _, within = kind.partition("<")
+        slots.append(Slot(label.rstrip("!"), kind, within,
+                          ("...",) if axes == "..." else
+                          tuple(int(a) if a.isdigit() else a for a in re.findall(r"\d+|[a-z]", axes)),
+                          read=not arrow, written=arrow or label.endswith("!")))
+    attrs = [(attr, float(default) if default else None)
+             for attr, _, default in (word.partition("=") for word in attrs_text.split())]
+    return Spec(name, " ".join(text.split()).removesuffix(" ;"), tuple(slots), tuple(attrs), host)
+
+
+CALL = re.compile(r'(\w+)\(((?:"[^"]*"|[^()"])*)\)')                    # NAME(arguments without parentheses)
+ROW = re.compile(r'^(\w+)\((\w+),\s*(?:(\w),\s*)?("[^"]*"),', re.M)     # the columns of a row that signatures use
+TOKEN = re.compile(r'"[^"]*"|#?\w+|\s*##\s*|.')
+
+
+def _read(folder: Path) -> tuple[dict[str, Spec], dict[str, Spec]]:
+    """The rows of kernels.def in order, with its macros over the other tables spelled out as a C compiler would."""
+    def without_comments(name: str) -> str:
+        return re.sub(r"/\*.*?\*/", "", (folder / name).read_text(), flags=re.S).replace("\\\n", " ")
+
+    macros: dict[str, tuple[list[str], str]] = {}
+    native: dict[str, Spec] = {}
+    host: dict[str, Spec] = {}
+
+    def expand(text: str) -> None:
+        for name, arguments in CALL.findall(text):
+            given = re.split(r',\s*(?=(?:[^"]*"[^"]*")*[^"]*$)', arguments.strip())
+            if name in macros:
+                params, body = macros[name]
+                value = dict(zip(params, given))
+                value |= {f"#{k}": f'"{v}"' for k, v in value.items()}
+                expand("".join("" if "##" in t else value.get(t, t) for t in TOKEN.findall(body)))
+            else:
+                table = {"KERNEL": native, "HOST": host}[name]
+                table[given[0]] = _parse(given[0], "".join(re.findall(r'"([^"]*)"', given[1])), name == "HOST")
+
+    for line in without_comments("kernels.def").splitlines():
+        if define := re.match(r"#define (\w+)\(([^)]*)\)(.*)", line):
+            macros[define[1]] = (define[2].replace(" ", "").split(","), define[3])
+        elif include := re.match(r'#include "(\w+\.def)"', line):
+            for macro, *columns in ROW.findall(without_comments(include[1])):
+                expand(f"{macro}({', '.join(filter(None, columns))})")
+        elif not line.startswith("#"):
+            expand(line)
+    return native, host
+
+
+def _tables() -> Path:
+    here = Path(__file__).parent
+    return here if (here / "kernels.def").exists() else here.parents[1] / "csrc"
+
+
+KERNELS, HOST = _read(_tables())
+
+
+def spec_for(kernel: str, dtype: np.dtype) -> Spec:
+    """The row that serves this element type: the C kernel's for float32 and float64, else the host's."""
+    if kernel not in KERNELS:
+        if kernel in HOST:
+            return HOST[kernel]
+        raise ValueError(f"{kernel!r} is not a kernel; pyneuro.kernels.signature.KERNELS lists them")
+    if dtype in FLOATS or kernel not in HOST:
+        return KERNELS[kernel]
+    return HOST[kernel]
+
+
+def element_dtype(kernel: str, bufs: tuple[np.ndarray, ...]) -> np.dtype:
+    """The dtype of the first buffer in a slot that has no type of its own."""
+    spec = KERNELS.get(kernel) or HOST.get(kernel)
+    if spec is None:
+        return FLOATS[0]
+    for slot, b in zip(spec.slots, bufs):
+        if slot.type in ("", "a") and isinstance(b, np.ndarray):
+            return b.dtype
+    return FLOATS[0]
+
+
+def describe(b: object) -> str:
+    """An operand as an error shows it: float32[3, 4]."""
+    return f"{b.dtype}{list(b.shape)}" if isinstance(b, np.ndarray) else repr(type(b).__name__)
+
+
+def check(kernel: str, bufs: tuple[np.ndarray, ...], attrs: tuple[float, ...]) -> tuple[Spec, dict[str | int, int]]:
+    """Refuse what the signature does not allow, before any byte is touched; return the row and the extents.
+
+    Raises TypeError (counts), DtypeError, ShapeError, ValueError (read-only, misaligned or overlapping), IndexError.
+    """
+    spec = spec_for(kernel, element_dtype(kernel, bufs))
+    if len(bufs) != len(spec.slots) or len(attrs) != len(spec.attrs):
+        raise TypeError(f"{spec} takes {len(spec.slots)} buffers and {len(spec.attrs)} attrs, "
+                        f"got {len(bufs)} and {len(attrs)}")
+
+    def refuse(error: type[Exception], slot: Slot, why: str) -> Exception:
+        return error(f"{spec}: {slot.name} {why}; given {', '.join(map(describe, bufs))}")
+
+    element: np.dtype | None = None
+    second: np.dtype | None = None
+    for slot, b in zip(spec.slots, bufs):
+        if type(b) is not np.ndarray:
+            raise refuse(DtypeError, slot, f"must be a plain NumPy array, got {type(b).__name__}")
+        if slot.type == "":
+            if b.dtype not in FLOATS:
+                raise refuse(DtypeError, slot, f"must be float32 or float64, not {b.dtype}")
+            element = element or b.dtype
+            if b.dtype != element:
+                raise refuse(DtypeError, slot, f"must be {element} like the others, not {b.dtype}")
+        elif slot.type == "t":
+            second = second or b.dtype
+            if b.dtype not in CASTABLE or b.dtype != second:
+                raise refuse(DtypeError, slot, f"must be one of {', '.join(map(str, CASTABLE))}, not {b.dtype}")
+        elif slot.type == "a":
+            if b.dtype.kind not in "fiub" or not b.dtype.isnative:
+                raise refuse(DtypeError, slot, f"must hold real numbers in this machine's byte order, not {b.dtype}")
+        elif b.dtype != SLOT_DTYPE[slot.type]:
+            raise refuse(DtypeError, slot, f"must be {SLOT_DTYPE[slot.type]}, not {b.dtype}")
+        if slot.written and not b.flags.writeable:
+            raise refuse(ValueError, slot, "is written, but this array is read-only")
+        if not b.flags.aligned:
+            raise refuse(ValueError, slot, "is not aligned to its element size; pass a copy")
+        if any(s % b.itemsize for s in b.strides):
+            raise refuse(ValueError, slot, "has strides that are not whole elements; pass a copy")
+
+    extents: dict[str | int, int] = {}
+    loop = next((b.shape for s, b in zip(spec.slots, bufs) if s.written and s.axes == ("...",)), None)
+    for slot, b in zip(spec.slots, bufs):
+        if slot.axes == ("...",):
+            fits = b.shape == loop if slot.written else _broadcasts(b.shape, loop or ())
+            if not fits:
+                raise refuse(ShapeError, slot, f"of shape {list(b.shape)} does not fit {list(loop or ())}")
+            continue
+        if not slot.axes:
+            if b.size != 1:
+                raise refuse(ShapeError, slot, "must hold one element")
+            continue
+        if b.ndim != len(slot.axes):
+            raise refuse(ShapeError, slot, f"must have {len(slot.axes)} axes, not {b.ndim}")
+        for axis, n in zip(slot.axes, b.shape):
+            want = axis if isinstance(axis, int) else extents.setdefault(axis, n)
+            if n != want:
+                raise refuse(ShapeError, slot, f"has {n} where {want} fits" +
+                             (f" (axis {axis})" if isinstance(axis, str) else ""))
+    check_data(spec, bufs, attrs, extents)
+    return spec, extents
+
+
+def check_data(spec: Spec, bufs: tuple[np.ndarray, ...], attrs: tuple[float, ...], extents: dict[str | int, int]) -> None:
+    """The part of `check` that looks at memory and values: overlaps, indices."""
+    for i, slot in enumerate(spec.slots):
+        if slot.written:
+            for j, b in enumerate(bufs):
+                if i != j and overlap(bufs[i], b, allow_same=spec.map):
+                    raise ValueError(f"{spec}: {slot.name} is written and overlaps {spec.slots[j].name} in memory; "
+                                     "pass a copy of one")
+        if slot.within:
+            index, n = bufs[i], extents[slot.within]
+            wrong = (index < 0) | (index >= n)
+            ignored = None if spec.ignore is None else attrs[spec.ignore]
+            if ignored is not None:
+                wrong &= index != ignored
+            if wrong.any():
+                at = tuple(int(k) for k in np.argwhere(wrong)[0])
+                place = f"{slot.name}[{', '.join(map(str, at))}]"
+                raise IndexError(f"{spec.name}: {place} is {int(index[at])}, out of bounds for {n} " +
+                                 ("rows" if slot.name == "index" else "classes") + f" (0 to {n - 1}" +
+                                 (f", or ignore_index {int(ignored)})" if ignored is not None else ")"))
+
+
+def overlap(a: np.ndarray, b: np.ndarray, allow_same: bool) -> bool:
+    """Whether they share bytes, other than being the very same elements in the same order."""
+    if a is b:
+        return not allow_same
+    if not np.may_share_memory(a, b):
+        return False
+    if allow_same and a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides \
+            and a.shape == b.shape and a.dtype == b.dtype:
+        return False
+    return np.shares_memory(a, b)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1]))

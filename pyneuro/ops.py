@@ -1,0 +1,791 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""TABLE 2: every differentiable op, once. Tensor, nn, tests, benches and docs read it.
+
+A forward works on plain arrays and writes only through the backend. A backward rule is made of ops on tensors, so that a
+gradient can itself be differentiated; it never returns a saved tensor. Where `node.fast` is true nobody will, and one
+fused kernel may do. No row knows which backend runs it, or whether it is being recorded.
+"""
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .kernels import DtypeError, ShapeError, current_backend
+from .kernels.signature import FLOATS, KERNELS
+
+Array = np.ndarray
+Shape = tuple[int, ...]
+
+
+def run(kernel: str, bufs: tuple, attrs: tuple = ()) -> None:
+    current_backend().run(kernel, bufs, attrs)
+
+
+# ---------------------------------------------------------------------------------------------------------- arrays
+
+def empty(shape: Shape, dtype: Any) -> Array:
+    """Uninitialised memory for an output."""
+    return np.empty(shape, dtype)
+
+
+def filled(shape: Shape, dtype: Any, value: float) -> Array:
+    y = empty(shape, dtype)
+    run("fill", (y,), (value,))
+    return y
+
+
+def contiguous(x: Array) -> Array:
+    """x, copied only if it is not in C order."""
+    if x.flags.c_contiguous:
+        return x
+    y = empty(x.shape, x.dtype)
+    run("copy", (x, y))
+    return y
+
+
+def reshaped(x: Array, shape: Shape) -> Array:
+    """A view where there is one, else a copy."""
+    if x.flags.c_contiguous:
+        return x.reshape(shape)
+    try:
+        return np.reshape(x, shape, copy=False)
+    except ValueError:
+        return contiguous(x).reshape(shape)
+
+
+def broadcast_shape(a: Shape, b: Shape) -> Shape:
+    """NumPy's rule: aligned at the last axis, extents equal or 1."""
+    if a == b:
+        return a
+    if len(a) < len(b):
+        a, b = b, a
+    out = list(a)
+    for i in range(1, len(b) + 1):
+        m, n = a[-i], b[-i]
+        if m != n and n != 1:
+            if m != 1:
+                raise ShapeError(f"shapes {list(a)} and {list(b)} do not broadcast: {m} against {n} at axis {-i}")
+            out[-i] = n
+    return tuple(out)
+
+
+def folded(x: Array, dims: tuple[int, ...]) -> tuple[Array, Shape]:
+    """x as (a, n, b) with everything to reduce in the middle, and the shape that is left; dims sorted, not negative."""
+    shape = x.shape
+    kept = tuple(n for i, n in enumerate(shape) if i not in dims)
+    if not dims:
+        return reshaped(x, (math.prod(shape), 1, 1)), kept
+    first, last = dims[0], dims[-1]
+    if last - first + 1 == len(dims):
+        return reshaped(x, (math.prod(shape[:first]), math.prod(shape[first:last + 1]), math.prod(shape[last + 1:]))), kept
+    moved = x.transpose([i for i in range(x.ndim) if i not in dims] + list(dims))
+    return reshaped(moved, (math.prod(kept), math.prod(shape[i] for i in dims), 1)), kept
+
+
+def along(x: Array, dim: int) -> Array:
+    """x as (a, n, b) around one axis; a scalar counts as one axis of one."""
+    return folded(x, (dim,))[0] if x.ndim else x.reshape(1, 1, 1)
+
+
+def kept_shape(shape: Shape, dims: tuple[int, ...], keepdim: bool) -> Shape:
+    if keepdim:
+        return tuple(1 if i in dims else n for i, n in enumerate(shape))
+    return tuple(n for i, n in enumerate(shape) if i not in dims)
+
+
+# ------------------------------------------------------------------------------------------------------- promotion
+
+def category(dtype: np.dtype) -> int:
+    """bool < integers < floats."""
+    return {"b": 0, "u": 1, "i": 1, "f": 2}[dtype.kind]
+
+
+def promote_types(a: np.dtype, b: np.dtype) -> np.dtype:
+    """torch's table: a float beats any integer, whatever their widths (int64 and float32 give float32)."""
+    if a == b:
+        return a
+    if category(a) != category(b):
+        return a if category(a) > category(b) else b
+    return np.promote_types(a, b)
+
+
+def combine(stronger: np.dtype | None, weaker: np.dtype | None) -> np.dtype | None:
+    """Dimensioned tensors beat 0-d ones, and those beat Python numbers, unless the category says otherwise."""
+    if stronger is None or weaker is None:
+        return stronger or weaker
+    return stronger if category(stronger) >= max(category(weaker), 1) else promote_types(stronger, weaker)
+
+
+# ------------------------------------------------------------------------------------------------------- the table
+
+class Op:
+    """One row.
+
+    forward   (*arrays, *attrs) -> an array, or a tuple of it and of arrays that only backward needs
+    backward  (node, g) -> a gradient, or None, for each input
+    saves     inputs that backward reads, by position; -1 is the output
+    inputs    (rng, n) -> (arrays, attrs): samples of about n elements away from kinks, for tests and benches
+    work      (bytes, flops) for those samples: counts of elements in and out, and of operations; what benches divide by
+    """
+    __slots__ = ("name", "formula", "forward", "backward", "saves", "inputs", "kind", "view", "sums", "work", "params", "module")
+
+    def __init__(self, name: str, formula: str, forward: Callable, backward: Callable, inputs: Callable, *,
+                 saves: tuple[int, ...] = (), kind: str = "op", view: bool = False, sums: Callable | None = None,
+                 work: Callable | None = None, params: tuple = (), module: str = "") -> None:
+        self.name, self.formula, self.forward, self.backward, self.inputs = name, formula, forward, backward, inputs
+        self.saves, self.kind, self.view, self.params, self.module = saves, kind, view, params, module
+        self.sums = sums or (lambda *arrays: 1)         # terms in the longest sum: tolerances grow with it
+        self.work = work or (lambda *arrays: sum(np.size(a) for a in arrays))
+        OPS[name] = self
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}: {self.formula}>"
+
+
+OPS: dict[str, Op] = {}
+
+
+def spread(rng: Any, n: int, low: float = -3.0, high: float = 3.0, away: tuple[float, ...] = (), gap: float = 0.02) -> Array:
+    """n numbers in [low, high], none within gap of a kink."""
+    x = rng.uniform(low, high, n)
+    for kink in away:
+        near = abs(x - kink) < gap
+        x[near] = kink + np.where(x[near] < kink, -2 * gap, 2 * gap)
+    return x
+
+
+def grid(n: int) -> Shape:
+    """(rows, columns) of about n elements, never square."""
+    rows = max(1, int(n ** 0.5) // 2)
+    return rows, max(1, n // rows)
+
+
+def table(rng: Any, n: int, **limits: Any) -> Array:
+    rows, columns = grid(n)
+    return spread(rng, rows * columns, **limits).reshape(rows, columns)
+
+
+# Elementwise. A rule for each input, of (g, saved...).
+
+def unary(name: str, formula: str, rule: Callable, saves: tuple[int, ...] = (), away: tuple[float, ...] = (),
+          low: float = -3.0, kind: str = "elementwise") -> None:
+    def forward(x: Array) -> Array:
+        y = empty(x.shape, x.dtype)
+        run(name, (x, y))
+        return y
+
+    Op(name, formula, forward, lambda node, g: (rule(g, *node.saved(g)),), lambda rng, n: ((spread(rng, n, low, away=away),), ()),
+       saves=saves, kind=kind)
+
+
+def binary(name: str, formula: str, rules: tuple[Callable, Callable], saves: tuple[int, ...] = (), low: float = -3.0,
+           apart: bool = False) -> None:
+    def forward(x: Array, y: Array) -> Array:
+        z = empty(x.shape if x.shape == y.shape else broadcast_shape(x.shape, y.shape), x.dtype)
+        run(name, (x, y, z))
+        return z
+
+    def backward(node: Any, g: Any) -> tuple:
+        saved = node.saved(g)
+        return tuple(rule(g, *saved).sum_to(shape) if need else None
+                     for rule, need, shape in zip(rules, node.needs, node.shapes))
+
+    def inputs(rng: Any, n: int) -> tuple:
+        x, y = table(rng, n, low=low), table(rng, n, low=low)[:1]
+        return ((np.where(abs(x - y) < 0.05, x + 0.2, x) if apart else x, y), ())
+
+    Op(name, formula, forward, backward, inputs, saves=saves, kind="elementwise")
+
+
+unary("neg",  "-x",      lambda g: -g)
+unary("exp",  "e^x",     lambda g, y: g * y, saves=(-1,))
+unary("log",  "ln x",    lambda g, x: g / x, saves=(0,), low=0.1)
+unary("sqrt", "x^(1/2)", lambda g, y: g / (y * 2), saves=(-1,), low=0.1)
+unary("abs",  "|x|",     lambda g, x: g * x.sign(), saves=(0,), away=(0,))
+unary("sign", "x / |x|, 0 at 0", lambda g: g * 0, away=(0,))
+
+binary("add", "x + y", (lambda g: g, lambda g: g))
+binary("sub", "x - y", (lambda g: g, lambda g: -g))
+binary("mul", "x y",   (lambda g, x, y: g * y, lambda g, x, y: g * x), saves=(0, 1))
+binary("div", "x / y", (lambda g, x, y: g / y, lambda g, x, y: -g * (x / y) / y), saves=(0, 1), low=0.5)
+binary("pow", "x^y",   (lambda g, x, y, z: g * (y * x.pow(y - 1)).masked_fill(y == 0, 0.0),
+                        lambda g, x, y, z: g * (z * x.masked_fill(x == 0, 1.0).log())), saves=(0, 1, -1), low=0.2)
+
+
+def _share(pick: str) -> tuple[Callable, Callable]:
+    """Of two candidates the winner takes the gradient; at a tie each takes half."""
+    def won(x: Any, y: Any) -> Any:
+        return (x > y if pick == "max" else x < y).to(x.dtype) + (x == y).to(x.dtype) * 0.5
+
+    return lambda g, x, y: g * won(x, y), lambda g, x, y: g * won(y, x)
+
+
+binary("maximum", "max(x, y), NaN if either is", _share("max"), saves=(0, 1), apart=True)
+binary("minimum", "min(x, y), NaN if either is", _share("min"), saves=(0, 1), apart=True)
+
+
+def _clamp(x: Array, low: float, high: float) -> Array:
+    y = empty(x.shape, x.dtype)
+    run("clamp", (x, y), (low, high))
+    return y
+
+
+def _clamp_grad(node: Any, g: Any) -> tuple:
+    x, = node.saved(g)
+    low, high = node.attrs
+    return g * ((x >= low) & (x <= high)).to(g.dtype),
+
+
+Op("clamp", "min(max(x, low), high)", _clamp, _clamp_grad, lambda rng, n: ((spread(rng, n, away=(-1, 2)),), (-1.0, 2.0)),
+   saves=(0,), kind="elementwise")
+
+
+def _where(mask: Array, x: Array, y: Array) -> Array:
+    z = empty(broadcast_shape(mask.shape, broadcast_shape(x.shape, y.shape)), x.dtype)
+    run("where", (mask, x, y, z))
+    return z
+
+
+def _where_grad(node: Any, g: Any) -> tuple:
+    mask, = node.saved(g)
+    zero = g.new_constant(0.0)
+    return (None, mask.where(g, zero).sum_to(node.shapes[1]) if node.needs[1] else None,
+            mask.where(zero, g).sum_to(node.shapes[2]) if node.needs[2] else None)
+
+
+Op("where", "x where mask, else y", _where, _where_grad,
+   lambda rng, n: ((table(rng, n) > 0, table(rng, n), table(rng, n)[:1]), ()), saves=(0,), kind="elementwise")
+
+
+def _copy(x: Array) -> Array:
+    y = empty(x.shape, x.dtype)
+    run("copy", (x, y))
+    return y
+
+
+def _cast(x: Array, dtype: np.dtype) -> Array:
+    y = empty(x.shape, dtype)
+    run("cast", (x, y))
+    return y
+
+
+Op("clone", "x, in memory of its own", _copy, lambda node, g: (g,), lambda rng, n: ((table(rng, n),), ()), kind="elementwise")
+Op("cast", "x as another dtype", _cast, lambda node, g: (g.to(node.dtypes[0]),),
+   lambda rng, n: ((table(rng, n),), (np.dtype(np.float64),)), kind="elementwise")
+
+
+# Comparisons and whole-number arithmetic: no gradient, so no rows; one function serves them.
+
+def compare(name: str, x: Array, y: Array) -> Array:
+    z = empty(broadcast_shape(x.shape, y.shape), bool)
+    run(name, (x, y, z))
+    return z
+
+
+def whole(name: str, *operands: Array) -> Array:
+    shape = operands[0].shape if len(operands) == 1 else broadcast_shape(operands[0].shape, operands[1].shape)
+    z = empty(shape, operands[0].dtype)
+    run(name, (*operands, z))
+    return z
+
+
+# Reductions. attrs: dims (sorted, not negative), keepdim.
+
+def reduction(name: str, formula: str, rule: Callable, saves: tuple[int, ...] = (), kernel_attrs: int = 0) -> None:
+    def forward(x: Array, dims: tuple[int, ...], keepdim: bool, *attrs: float) -> Array:
+        middle, _ = folded(x, dims)
+        y = empty(kept_shape(x.shape, dims, keepdim), x.dtype)
+        run(name, (middle, y.reshape(middle.shape[0], middle.shape[2])), attrs)
+        return y
+
+    def backward(node: Any, g: Any) -> tuple:
+        dims, shape = node.attrs[0], node.shapes[0]
+        saved = [s.reshape(kept_shape(shape, dims, True)) if s.shape != shape else s for s in node.saved(g)]
+        return rule(g.reshape(kept_shape(shape, dims, True)), shape, dims, *saved, *node.attrs[2:]),
+
+    def inputs(rng: Any, n: int) -> tuple:
+        rows, columns = grid(n)
+        x = rng.permutation(rows * columns * 2).reshape(rows, 2, columns) / (rows * columns) - 1.0   # no ties
+        return (x,), ((0, 2), False, *([1.0] * kernel_attrs))
+
+    Op(name, formula, forward, backward, inputs, saves=saves, kind="reduction", sums=lambda x, *_: x.size)
+
+
+def _count(shape: Shape, dims: tuple[int, ...]) -> int:
+    return math.prod(shape[d] for d in dims)
+
+
+def _extreme_grad(g: Any, shape: Shape, dims: tuple[int, ...], x: Any, y: Any) -> Any:
+    winners = (x == y).to(g.dtype)
+    return g / winners.sum(dims, keepdim=True) * winners
+
+
+reduction("sum",  "sum over dims",             lambda g, shape, dims: g.expand(shape))
+reduction("mean", "mean over dims",            lambda g, shape, dims: (g / _count(shape, dims)).expand(shape))
+reduction("max",  "largest over dims; ties share the gradient",  _extreme_grad, saves=(0, -1))
+reduction("min",  "smallest over dims; ties share the gradient", _extreme_grad, saves=(0, -1))
+reduction("var",  "sum (x - mean)^2 / (n - correction)",
+          lambda g, shape, dims, x, c: g * (x - x.mean(dims, keepdim=True)) * (2 / max(_count(shape, dims) - c, 0) if
+                                       _count(shape, dims) > c else math.nan), saves=(0,), kernel_attrs=1)
+
+
+def _sum_to(x: Array, shape: Shape) -> Array:
+    """Undo a broadcast: sum what was stretched."""
+    lead = x.ndim - len(shape)
+    dims = tuple(range(lead)) + tuple(i + lead for i, n in enumerate(shape) if n == 1 and x.shape[i + lead] != 1)
+    middle, _ = folded(x, dims)
+    y = empty(shape, x.dtype)
+    run("sum", (middle, y.reshape(middle.shape[0], middle.shape[2])))
+    return y
+
+
+Op("sum_to", "the sum that undoes a broadcast", _sum_to, lambda node, g: (g.expand(node.shapes[0]),),
+   lambda rng, n: ((table(rng, n),), ((1, grid(n)[1]),)), kind="reduction", sums=lambda x, *_: x.size)
+
+
+# Views: no kernel runs. Backward puts the gradient where the elements came from.
+
+def _reshape(x: Array, shape: Shape) -> Array:
+    return reshaped(x, shape)
+
+
+def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argsort(axes))
+
+
+def _slice_grad(g: Array, shape: Shape, key: Any) -> Array:
+    x = filled(shape, g.dtype, 0.0)
+    run("copy", (g, x[key]))
+    return x
+
+
+Op("reshape", "the same elements in another shape", _reshape, lambda node, g: (g.reshape(node.shapes[0]),),
+   lambda rng, n: ((table(rng, n),), ((grid(n)[0] * grid(n)[1],),)), kind="view", view=True)
+Op("permute", "axes in another order", lambda x, axes: x.transpose(axes), lambda node, g: (g.permute(_inverse(node.attrs[0])),),
+   lambda rng, n: ((table(rng, n),), ((1, 0),)), kind="view", view=True)
+Op("expand", "axes of one repeated, in the same memory", lambda x, shape: np.broadcast_to(x, shape),
+   lambda node, g: (g.sum_to(node.shapes[0]),), lambda rng, n: ((table(rng, n)[:1],), (grid(n),)), kind="view", view=True)
+Op("slice", "x[integers, slices, None, ...]", lambda x, key: x[key],
+   lambda node, g: (g._op("slice_grad", attrs=(node.shapes[0], node.attrs[0])),),
+   lambda rng, n: ((table(rng, n),), ((slice(None), slice(None, None, 2)),)), kind="view", view=True)
+Op("slice_grad", "zeros, and g where x[key] was", _slice_grad, lambda node, g: (g._op("slice", attrs=(node.attrs[1],)),),
+   lambda rng, n: ((table(rng, n),), ((grid(n)[0], 2 * grid(n)[1]), (slice(None), slice(None, None, 2)))), kind="grad")
+
+
+# Rows by number: a table of v rows, an index of any shape. Labels and indices are int64.
+
+def _take(x: Array, index: Array) -> Array:
+    width = x.shape[1:]
+    y = empty(index.shape + width, x.dtype)
+    run("take", (reshaped(x, (len(x), math.prod(width))), reshaped(index, (index.size,)),
+                 y.reshape(index.size, math.prod(width))))
+    return y
+
+
+def _scatter(kernel: str) -> Callable:
+    def forward(g: Array, index: Array, shape: Shape) -> Array:
+        x = filled(shape, g.dtype, 0.0)
+        width = math.prod(shape[1:])
+        run(kernel, (x.reshape(shape[0], width), reshaped(index, (index.size,)), reshaped(g, (index.size, width))))
+        return x
+    return forward
+
+
+def _rows(rng: Any, n: int) -> tuple[Array, Array]:
+    x = table(rng, n)
+    return x, rng.integers(0, len(x), (len(x) + 1, 2))
+
+
+Op("take", "rows x[index]", _take, lambda node, g: (g._op("take_grad", *node.saved(g), attrs=(node.shapes[0],)), None),
+   lambda rng, n: (_rows(rng, n), ()), saves=(1,), kind="index")
+Op("take_grad", "zeros, plus each row of g at its index", _scatter("scatter_add"),
+   lambda node, g: (g._op("take", *node.saved(g)), None),
+   lambda rng, n: ((rng.normal(size=(n, 3)), rng.integers(0, n, n)), ((n, 3),)), saves=(1,), kind="grad", sums=lambda g, *_: len(g))
+
+
+# Elements by flat position: what every index that is no slice comes down to. attrs: positions, of the result's shape.
+
+def _take_at(x: Array, at: Array) -> Array:
+    y = empty(at.shape, x.dtype)
+    run("take", (reshaped(x, (x.size, 1)), at.reshape(-1), y.reshape(-1, 1)))
+    return y
+
+
+def _take_at_grad(g: Array, at: Array, shape: Shape) -> Array:
+    x = filled(shape, g.dtype, 0.0)
+    run("scatter_add", (x.reshape(-1, 1), at.reshape(-1), reshaped(g, (g.size, 1))))
+    return x
+
+
+def _put_at(x: Array, v: Array, at: Array) -> Array:
+    y = _copy(x)
+    run("put", (y.reshape(-1, 1), at.reshape(-1), reshaped(v, (v.size, 1))))
+    return y
+
+
+def _put_at_grad(node: Any, g: Any) -> tuple:
+    at, = node.attrs
+    zeros = g._full(at.shape, 0.0)
+    return g._op("put_at", zeros, attrs=(at,)) if node.needs[0] else None, g._op("take_at", attrs=(at,)) if node.needs[1] else None
+
+
+def _at(rng: Any, n: int) -> Array:
+    return rng.permutation(np.prod(grid(n)))[:n // 2 + 1]
+
+
+Op("take_at", "x at flat positions", _take_at, lambda node, g: (g._op("take_at_grad", attrs=(node.attrs[0], node.shapes[0])),),
+   lambda rng, n: ((table(rng, n),), (_at(rng, n),)), kind="index")
+Op("take_at_grad", "zeros, plus each of g at its position", _take_at_grad,
+   lambda node, g: (g._op("take_at", attrs=(node.attrs[0],)),),
+   lambda rng, n: ((rng.normal(size=len(at := _at(rng, n))),), (at, grid(n))), kind="grad")
+Op("put_at", "x, with v at flat positions", _put_at, _put_at_grad,
+   lambda rng, n: ((table(rng, n), rng.normal(size=len(at := _at(rng, n)))), (at,)), kind="index")
+
+
+def _gather(x: Array, index: Array, dim: int) -> Array:
+    y = empty(index.shape, x.dtype)
+    run("gather", (along(x, dim), along(index, dim), along(y, dim)))
+    return y
+
+
+def _gather_grad(g: Array, index: Array, dim: int, shape: Shape) -> Array:
+    x = filled(shape, g.dtype, 0.0)
+    run("gather_add", (along(x, dim), along(index, dim), along(g, dim)))
+    return x
+
+
+def _columns(rng: Any, n: int) -> tuple:
+    x = table(rng, n)
+    return (x, rng.integers(0, x.shape[1], (len(x), 3))), (1,)
+
+
+Op("gather", "x[i, index[i, j]] along dim", _gather,
+   lambda node, g: (g._op("gather_grad", *node.saved(g), attrs=(node.attrs[0], node.shapes[0])), None), _columns, saves=(1,), kind="index")
+Op("gather_grad", "zeros, plus each of g at its index along dim", _gather_grad,
+   lambda node, g: (g._op("gather", *node.saved(g), attrs=(node.attrs[0],)), None),
+   lambda rng, n: ((rng.normal(size=(n, 3)), rng.integers(0, 5, (n, 3))), (1, (n, 5))), saves=(1,), kind="grad", sums=lambda *_: 3)
+
+
+# Matrices
+
+def _matmul(a: Array, b: Array) -> Array:
+    c = empty((a.shape[0], b.shape[1]), a.dtype)
+    run("matmul", (a, b, c))
+    return c
+
+
+def _bmm(a: Array, b: Array) -> Array:
+    c = empty((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
+    run("bmm", (a, b, c))
+    return c
+
+
+def _matmul_grad(node: Any, g: Any) -> tuple:
+    a, b = node.saved(g)
+    return g @ b.mT if node.needs[0] else None, a.mT @ g if node.needs[1] else None
+
+
+def _sides(n: int) -> tuple[int, int, int]:
+    side = max(1, round(n ** (1 / 3)))
+    return side, side + 1, side + 3
+
+
+def _matmul_inputs(rng: Any, n: int) -> tuple:
+    m, k, q = _sides(n)
+    return (rng.normal(size=(m, k)), rng.normal(size=(k, q))), ()
+
+
+def _bmm_inputs(rng: Any, n: int) -> tuple:
+    m, k, q = _sides(n)
+    return (rng.normal(size=(3, m, k)), rng.normal(size=(3, k, q))), ()
+
+
+Op("matmul", "a b", _matmul, _matmul_grad, _matmul_inputs, saves=(0, 1), kind="matrix", sums=lambda a, b: a.shape[-1],
+   work=lambda a, b: 2 * a.size * b.shape[-1])
+Op("bmm", "a[z] b[z]", _bmm, _matmul_grad, _bmm_inputs, saves=(0, 1), kind="matrix", sums=lambda a, b: a.shape[-1],
+   work=lambda a, b: 2 * a.size * b.shape[-1])
+
+
+# Activations: a row here, a row in activations.def, its functions in reference.py. `away`: kinks. Parameters and what
+# the derivatives read come from the kernel's signature.
+
+NO_BIAS = {dtype: np.broadcast_to(np.array(-0.0, dtype), 1) for dtype in FLOATS}      # x + -0.0 is x, whatever its sign
+
+
+def activation(name: str, module: str, formula: str, away: tuple[float, ...] = ()) -> None:
+    reads_x = KERNELS[f"{name}_grad"].slots[1].name == "x"
+    params = KERNELS[name].attrs
+    defaults = tuple(v for _, v in params)
+
+    def forward(x: Array, *attrs: float) -> Array:
+        y = empty(x.shape, x.dtype)
+        run(name, (x, y), attrs)
+        return y
+
+    def grad(dy: Array, s: Array, *attrs: float) -> Array:
+        dx = empty(dy.shape, dy.dtype)
+        run(f"{name}_grad", (dy, s, dx), attrs)
+        return dx
+
+    def curve(g: Array, dy: Array, s: Array, *attrs: float) -> Array:
+        ds = empty(g.shape, g.dtype)
+        run(f"{name}_curve", (g, dy, s, ds), attrs)
+        return ds
+
+    def grad_backward(node: Any, g: Any) -> tuple:
+        dy, s = node.saved(g)
+        return (g._op(f"{name}_grad", s, attrs=node.attrs) if node.needs[0] else None,
+                g._op(f"{name}_curve", dy, s, attrs=node.attrs) if node.needs[1] else None)
+
+    def dense(x: Array, w: Array, b: Array, *attrs: float) -> Any:
+        if x.ndim == 0 or w.ndim != 2 or x.shape[-1] != w.shape[1] or b.shape != (len(w),):
+            raise ShapeError(f"dense takes x [..., in], weight [out, in] and bias [out]; "
+                             f"given {list(x.shape)}, {list(w.shape)} and {list(b.shape)}")
+        y = empty(x.shape[:-1] + (len(w),), x.dtype)
+        rows = math.prod(x.shape[:-1])
+        flat, y2 = reshaped(x, (rows, x.shape[-1])), y.reshape(rows, len(w))
+        if not reads_x:
+            run(f"dense_{name}", (flat, w, b, y2), attrs)
+            return y
+        z = empty(y.shape, x.dtype)
+        run(f"dense_{name}", (flat, w, b, z.reshape(y2.shape), y2), attrs)
+        return y, z
+
+    def dense_backward(node: Any, g: Any) -> tuple:
+        x, w, b, y = node.saved(g)
+        if not node.fast:                                        # the same in ops that have derivatives of their own
+            z = x @ w.mT + b
+            g = g._op(f"{name}_grad", z if reads_x else z._op(name, attrs=node.attrs), attrs=node.attrs)
+            rows = math.prod(x.shape[:-1])
+            flat, x2 = g.reshape((rows, w.shape[0])), x.reshape((rows, w.shape[1]))
+            return g @ w, flat.mT @ x2, flat.sum((0,))
+        if name != "identity":
+            g = g._wrap(grad(g.array, node.extras[0] if reads_x else y.array, *node.attrs))
+        dx = g @ w if node.needs[0] else None
+        if not node.needs[1] and not node.needs[2]:
+            return dx, None, None
+        dw, db = _dense_grad_w(g.array, x.array)
+        return dx, g._wrap(dw), g._wrap(db) if node.needs[2] else None
+
+    def dense_inputs(rng: Any, n: int) -> tuple:
+        m, k, q = _sides(n)
+        x, w = rng.uniform(-1, 1, (m, k)), rng.uniform(-1, 1, (q, k)) / k ** 0.5
+        return (x, w, np.where(np.arange(q) % 2, 3.0, -3.0) if away else rng.normal(size=q)), defaults
+
+    Op(name, formula, forward, lambda node, g: (g._op(f"{name}_grad", *node.saved(g), attrs=node.attrs),),
+       lambda rng, n: ((spread(rng, n, -4, 4, away),), defaults), saves=(0 if reads_x else -1,), kind="activation",
+       params=params, module=module)
+    Op(f"{name}_grad", f"dy times the derivative of {name}", grad, grad_backward,
+       lambda rng, n: ((spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), saves=(0, 1), kind="grad", params=params)
+    Op(f"{name}_curve", f"g dy times the second derivative of {name}", curve, _no_third_derivative,
+       lambda rng, n: ((spread(rng, n), spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), kind="curve", params=params)
+    Op(f"dense_{name}", f"{name}(x w^T + b)", dense, dense_backward, dense_inputs, saves=(0, 1, 2, -1), kind="dense",
+       params=params, sums=lambda x, w, *_: x.shape[-1] + len(x), work=lambda x, w, *_: 2 * x.size * len(w))
+
+
+def _no_third_derivative(node: Any, g: Any) -> tuple:
+    raise NotImplementedError(f"{node.op.name} has no derivative of its own: differentiate at most twice")
+
+
+def _dense_grad_w(dy: Array, x: Array) -> tuple[Array, Array]:
+    n, k, rows = dy.shape[-1], x.shape[-1], math.prod(dy.shape[:-1])
+    dw, db = empty((n, k), dy.dtype), empty((n,), dy.dtype)
+    run("dense_grad_w", (reshaped(dy, (rows, n)), reshaped(x, (rows, k)), dw, db))
+    return dw, db
+
+
+activation("identity",   "Identity",  "x")
+activation("sigmoid",    "Sigmoid",   "1 / (1 + e^-x)")
+activation("tanh",       "Tanh",      "tanh x")
+activation("relu",       "ReLU",      "max(x, 0)", away=(0,))
+activation("leaky_relu", "LeakyReLU", "max(x, 0) + negative_slope min(x, 0)", away=(0,))
+activation("elu",        "ELU",       "x if x > 0 else alpha (e^x - 1)", away=(0,))
+activation("softplus",   "Softplus",  "ln(1 + e^(beta x)) / beta; x once beta x > threshold")
+activation("silu",       "SiLU",      "x sigmoid(x)")
+activation("gelu",       "GELU",      "x Phi(x), Phi the standard normal distribution")
+activation("gelu_tanh",  "",          "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))")
+activation("softsign",   "Softsign",  "x / (1 + |x|)")
+
+
+# Softmax family, along dim. `rule` (g, y, dim): the gradient in ops, for when it is differentiated again.
+
+def softmax(name: str, formula: str, rule: Callable) -> None:
+    def along_dim(kernel: str, dim: int, *operands: Array) -> Array:
+        y = empty(operands[0].shape, operands[0].dtype)
+        run(kernel, (*[along(a, dim) for a in operands], along(y, dim)))
+        return y
+
+    def backward(node: Any, g: Any) -> tuple:
+        y, dim = node.saved(g)[0], node.attrs[0]
+        return (g._wrap(along_dim(f"{name}_grad", dim, g.array, y.array)) if node.fast else rule(g, y, dim)),
+
+    Op(name, formula, lambda x, dim: along_dim(name, dim, x), backward, lambda rng, n: ((table(rng, n),), (1,)), saves=(-1,),
+       kind="softmax", sums=lambda x, *_: x.shape[-1])
+
+
+softmax("softmax",     "e^x / sum e^x",    lambda g, y, dim: (g - (g * y).sum((dim,), keepdim=True)) * y)
+softmax("log_softmax", "x - ln sum e^x",   lambda g, y, dim: g - y.exp() * g.sum((dim,), keepdim=True))
+
+
+# Losses against class numbers: x of [rows, classes], labels, a weight for each class. attrs: ignore_index, (label_smoothing,)
+# reduction. A reduced loss is one number; "none" gives one a row.
+
+def _labels_loss(name: str, formula: str, composed: Callable, attrs: tuple) -> None:
+    grad_slots = [slot.name for slot in KERNELS[f"{name}_grad"].slots]
+
+    def forward(x: Array, labels: Array, weight: Array, *attrs: Any) -> Any:
+        rows, scalars = len(x), (*attrs[:-1], float(attrs[-1] == "mean"))
+        out = {slot.name: empty((rows,) if slot.axes else (), x.dtype) for slot in KERNELS[name].slots[3:]}
+        run(name, (x, labels, weight, *out.values()), scalars)
+        loss = out.pop("losses") if attrs[-1] == "none" else out["loss"]
+        return loss, *[v for k, v in out.items() if k in grad_slots]
+
+    def backward(node: Any, g: Any) -> tuple:
+        x, labels, weight = node.saved(g)
+        if not node.fast:
+            return (*g.grad_of(composed(x, labels, weight, *node.attrs), x), None, None)
+        rows, reduction = node.shapes[0][0], node.attrs[-1]
+        dloss = g.array if reduction == "none" else np.broadcast_to(g.array, rows)
+        dx = empty(node.shapes[0], g.dtype)
+        given = {"logits": x.array, "labels": labels.array, "weight": weight.array, "dloss": dloss}
+        saved = iter(node.extras)
+        bufs = [given[slot] if slot in given else next(saved) for slot in grad_slots[:-1]]
+        run(f"{name}_grad", (*bufs, dx), (*node.attrs[:-1], float(reduction == "mean")))
+        return g._wrap(dx), None, None
+
+    def inputs(rng: Any, n: int) -> tuple:
+        x = table(rng, n)
+        x = x - np.log(np.exp(x).sum(1, keepdims=True)) if name == "nll" else x
+        labels = rng.integers(0, x.shape[1], len(x))
+        labels[:len(x) // 4] = -100
+        return (x, labels, rng.uniform(0.5, 1.5, x.shape[1])), attrs
+
+    Op(name, formula, forward, backward, inputs, saves=(0, 1, 2), kind="labels", sums=lambda x, *_: x.size)
+
+
+def _reduced(losses: Any, total: Any, reduction: str) -> Any:
+    return losses if reduction == "none" else losses.sum() / total if reduction == "mean" else losses.sum()
+
+
+def _nll_composed(logp: Any, labels: Any, weight: Any, ignore: float, reduction: str) -> Any:
+    kept = labels != ignore
+    safe = labels.masked_fill(labels == ignore, 0)
+    w = weight.expand((logp.shape[1],))._op("take", safe) * kept.to(logp.dtype)
+    picked = logp._op("gather", safe.reshape((-1, 1)), attrs=(1,)).reshape((-1,))
+    return _reduced(-w * picked, w.sum(), reduction)
+
+
+def _cross_entropy_composed(x: Any, labels: Any, weight: Any, ignore: float, smoothing: float, reduction: str) -> Any:
+    logp = x._op("log_softmax", attrs=(1,))
+    kept = labels != ignore
+    w = weight.expand((x.shape[1],))
+    total = (w._op("take", labels.masked_fill(labels == ignore, 0)) * kept.to(x.dtype)).sum()
+    picked = _nll_composed(logp, labels, weight, ignore, "none")
+    spread_out = -(logp * w).sum((1,)) * kept.to(x.dtype) / x.shape[1]
+    return _reduced(picked * (1 - smoothing) + spread_out * smoothing, total, reduction)
+
+
+_labels_loss("cross_entropy", "-ln softmax(x)[label], weighted by class, averaged", _cross_entropy_composed, (-100.0, 0.1, "mean"))
+_labels_loss("nll", "-x[label], weighted by class, averaged", _nll_composed, (-100.0, "mean"))
+
+
+# Losses of pairs, before reduction: a row here, a row in losses.def, two functions in reference.py.
+# second (x, t, params): the second derivative along x; target (g, x, t, params): the gradient of t;
+# unit: the mixed derivative is -1, not that of a loss of x - t.
+
+def pair_loss(name: str, module: str, function: str, formula: str, second: Callable, target: Callable,
+              away: tuple[float, ...] = (), unit: bool = False) -> None:
+    params = KERNELS[name].attrs
+    defaults = tuple(v for _, v in params)
+
+    def forward(x: Array, t: Array, *attrs: float) -> Array:
+        loss = empty(x.shape, x.dtype)
+        run(name, (x, t, loss), attrs)
+        return loss
+
+    def grad(dl: Array, x: Array, t: Array, *attrs: float) -> Array:
+        dx = empty(x.shape, x.dtype)
+        run(f"{name}_grad", (dl, x, t, dx), attrs)
+        return dx
+
+    def backward(node: Any, g: Any) -> tuple:
+        x, t = node.saved(g)
+        return (g._op(f"{name}_grad", x, t, attrs=node.attrs) if node.needs[0] else None,
+                target(g, x, t, *node.attrs) if node.needs[1] else None)
+
+    def grad_backward(node: Any, g: Any) -> tuple:
+        dl, x, t = node.saved(g)
+        return (g._op(f"{name}_grad", x, t, attrs=node.attrs) if node.needs[0] else None,
+                g * dl * second(x, t, *node.attrs) if node.needs[1] else None,
+                -(g * dl) * (1.0 if unit else second(x, t, *node.attrs)) if node.needs[2] else None)
+
+    def inputs(rng: Any, n: int) -> tuple:
+        t = rng.uniform(0.05, 0.95, n)
+        return (t + spread(rng, n, away=away), t), defaults
+
+    Op(name, formula, forward, backward, inputs, saves=(0, 1), kind="pair_loss", params=params, module=f"{module} {function}")
+    Op(f"{name}_grad", f"dl times the derivative of {name}", grad, grad_backward,
+       lambda rng, n: ((spread(rng, n), *inputs(rng, n)[0]), defaults), saves=(0, 1, 2), kind="grad", params=params)
+
+
+def _opposite(name: str) -> Callable:
+    """The loss depends on x - t alone."""
+    return lambda g, x, t, *attrs: -g._op(f"{name}_grad", x, t, attrs=attrs)
+
+
+def _logistic_slope(x: Any, t: Any) -> Any:
+    s = x._op("sigmoid")
+    return s * (1 - s)
+
+
+pair_loss("mse",   "MSELoss",   "mse_loss",   "(x - t)^2", lambda x, t: 2.0, _opposite("mse"))
+pair_loss("l1",    "L1Loss",    "l1_loss",    "|x - t|",   lambda x, t: 0.0, _opposite("l1"), away=(0,))
+pair_loss("huber", "HuberLoss", "huber_loss", "(x - t)^2 / 2 within delta, else delta (|x - t| - delta/2)",
+          lambda x, t, delta: ((x - t).abs() <= delta).to(x.dtype), _opposite("huber"), away=(-1, 1))
+pair_loss("bce_with_logits", "BCEWithLogitsLoss", "binary_cross_entropy_with_logits",
+          "-t ln sigmoid(x) - (1 - t) ln(1 - sigmoid(x))", _logistic_slope, lambda g, x, t: -g * x, unit=True)
+
+
+# Dropout: the mask is a function of the key, so backward makes it again.
+
+def _dropout(x: Array, p: float, key: Array) -> Array:
+    y = empty(x.shape, x.dtype)
+    rows = x.shape[0] if x.ndim > 1 else 1
+    flat = contiguous(x).reshape(rows, -1) if x.size else x.reshape(rows, 0)
+    run("dropout", (flat, key, y.reshape(flat.shape)), (p,))
+    return y
+
+
+Op("dropout", "x / (1 - p) with probability 1 - p, else 0", _dropout, lambda node, g: (g._op("dropout", attrs=node.attrs),),
+   lambda rng, n: ((table(rng, n),), (0.3, np.array([1, 2, 3, 0], np.uint64))), kind="random")
+
+
+# Joining: inputs any number of arrays, copied side by side.
+
+def _cat(*arrays_and_dim: Any) -> Array:
+    *arrays, dim = arrays_and_dim
+    shape = list(arrays[0].shape)
+    shape[dim] = sum(a.shape[dim] for a in arrays)
+    y = empty(tuple(shape), arrays[0].dtype)
+    at = 0
+    for a in arrays:
+        run("copy", (a, y[(slice(None),) * dim + (slice(at, at + a.shape[dim]),)]))
+        at += a.shape[dim]
+    return y
+
+
+def _cat_grad(node: Any, g: Any) -> tuple:
+    dim, at, parts = node.attrs[0], 0, []
+    for shape in node.shapes:
+        parts.append(g[(slice(None),) * dim + (slice(at, at + shape[dim]),)])
+        at += shape[dim]
+    return tuple(parts)
+
+
+Op("cat", "the inputs side by side along dim", _cat, _cat_grad, lambda rng, n: ((table(rng, n), table(rng, n)[:1]), (0,)), kind="index")
+
+
+def check_float(x: Array, name: str) -> None:
+    if x.dtype not in FLOATS:
+        raise DtypeError(f"{name} takes float32 or float64 tensors, got {x.dtype}")

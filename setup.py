@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Builds pyneuro/kernels/_native: csrc/isa/*.c each with the flags on its own first line, once for each element type,
+csrc/core/*.c once, and the binding. Without a C compiler nothing is compiled, and pyneuro runs on NumPy alone.
+
+PYNEURO_DEBUG=1                 -O0 -g -Werror
+PYNEURO_WERROR=1                -Werror
+PYNEURO_SANITIZE=address,...    with these sanitizers
+With one of them whatever does not compile is an error; without, an ISA or the extension is left out with a warning.
+"""
+import os
+import platform
+import re
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
+from setuptools.errors import CompileError
+
+NATIVE = "pyneuro.kernels._native"
+HOT = [name for name in ("tensor", "ops", "autograd") if Path(f"pyneuro/{name}.pxd").exists()]     # Python in C's clothes
+CSRC = sorted(str(p) for p in Path("csrc").rglob("*") if p.suffix in (".c", ".h", ".def"))
+
+DEBUG, WERROR = (os.environ.get(f"PYNEURO_{name}", "0") not in ("", "0") for name in ("DEBUG", "WERROR"))
+SANITIZE = os.environ.get("PYNEURO_SANITIZE", "")
+STRICT = DEBUG or WERROR or bool(SANITIZE)
+MODE = (["-O0", "-g", "-U_FORTIFY_SOURCE"] if DEBUG else ["-O3", "-g0"]) if not SANITIZE else \
+       [f"-fsanitize={SANITIZE}", "-O1", "-g", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE"]
+# -ffp-contract=off: a product and a sum are fused where vfma says so and nowhere else, on every ISA.
+CFLAGS = ["-std=gnu11", *MODE, "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden",
+          "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unused-parameter", "-Wno-unused-function"] + ["-Werror"] * (DEBUG or WERROR)
+LDFLAGS = [f"-fsanitize={SANITIZE}"] if SANITIZE else ["-s"] if sys.platform == "linux" and not DEBUG else []
+MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+
+
+def isas() -> dict[str, list[str]]:
+    """The ISAs of this processor, each with its flags."""
+    found = {}
+    for path in sorted(Path("csrc/isa").glob("*.c")):
+        machine, flags = re.match(r"/\* cflags(?:\((\w+)\))?:(.*)\*/", path.read_text()).groups()
+        if machine in (None, MACHINE):
+            found[path.stem] = flags.split()
+    return found
+
+
+class BuildExt(build_ext):
+    def finalize_options(self):
+        super().finalize_options()
+        self.cython_c_in_temp = True                          # no generated C among the sources
+
+    def build_extensions(self):
+        stamp = Path(self.build_temp, "flags")                # other flags than last time: build again
+        self.force = self.force or not stamp.exists() or stamp.read_text() != str((CFLAGS, LDFLAGS))
+        super().build_extensions()
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(str((CFLAGS, LDFLAGS)))
+
+    def build_extension(self, ext):
+        target = Path(self.get_ext_fullpath(ext.name))
+        if ext.name == NATIVE:
+            target.unlink(missing_ok=True) if self.force else None
+            if not target.exists() or target.stat().st_mtime < max(os.stat(f).st_mtime for f in ext.sources + ext.depends):
+                self.build_kernels(ext)
+        elif not Path(self.get_ext_fullpath(NATIVE)).exists():
+            raise CompileError(f"{ext.name} needs {NATIVE}, which was not built")
+        super().build_extension(ext)
+
+    def build_kernels(self, ext):
+        """Compile csrc; its objects, and what only the compiler's answers tell, go into the extension."""
+        import numpy
+        ext.include_dirs.append(numpy.get_include())
+
+        def compile(folder, sources, flags, macros=()):
+            return self.compiler.compile(sources, output_dir=os.path.join(self.build_temp, folder), macros=list(macros),
+                                         extra_postargs=CFLAGS + flags)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            jobs = {isa: [pool.submit(compile, f"{isa}{bits}", [f"csrc/isa/{isa}.c"], flags, [("PN_TYPE", str(bits))])
+                          for bits in (32, 64)] for isa, flags in isas().items()}
+        done = {}
+        for isa, pair in jobs.items():
+            try:
+                done[isa] = [obj for job in pair for obj in job.result()]
+            except CompileError as error:
+                if STRICT or isa == "baseline":
+                    raise
+                self.warn(f"the compiler does not take csrc/isa/{isa}.c; pyneuro will do without {isa} ({error})")
+        macros = [("PN_ISAS", " ".join(f"X({isa})" for isa in done))]
+        core = compile("core", [f for f in CSRC if f.startswith(os.path.join("csrc", "core"))], [], macros)
+        ext.extra_objects = [*core, *(obj for pair in done.values() for obj in pair)]
+        ext.define_macros += [("PN_FLAGS", f'"{" ".join(CFLAGS)}"'), ("PN_SANITIZE", f'"{SANITIZE}"'),
+                              ("PN_NUMPY", f'"{numpy.__version__}"')]
+
+
+class BuildPy(build_py):
+    def run(self):
+        super().run()
+        if not self.editable_mode:                            # signature.py reads the tables; in a checkout, those of csrc
+            for table in Path("csrc").glob("*.def"):
+                shutil.copy(table, Path(self.build_lib, "pyneuro", "kernels"))
+
+
+class SDist(sdist):
+    def make_distribution(self):
+        for top in ("csrc", "pyneuro", "tests", "bench"):     # MANIFEST.in's work
+            self.filelist.extend(str(p) for p in Path(top).rglob("*.*") if p.is_file() and p.suffix not in (".so", ".pyc"))
+        self.filelist.remove_duplicates()
+        super().make_distribution()
+
+
+def extension(name: str, source: str, depends: list[str], **options) -> Extension:
+    return Extension(name, [source], depends=depends, optional=not STRICT, extra_link_args=LDFLAGS,
+                     extra_compile_args=[*MODE, "-fvisibility=hidden"], **options)
+
+
+setup(
+    ext_modules=[
+        extension(NATIVE, "pyneuro/kernels/_native.pyx", ["pyneuro/kernels/_native.pxd", *CSRC], include_dirs=["csrc"],
+                  define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")], libraries=["m"]),
+        *(extension(f"pyneuro.{name}", f"pyneuro/{name}.py", [f"pyneuro/{name}.pxd", "pyneuro/kernels/_native.pxd"])
+          for name in HOT),
+    ],
+    cmdclass={"build_ext": BuildExt, "build_py": BuildPy, "sdist": SDist},
+)
