@@ -1,4 +1,89 @@
 # SPDX-License-Identifier: BSD-3-Clause
-from .kernels import *
-from .tensor import *
-from .tensor import Tensor, tensor
+"""Neural networks on the CPU: PyTorch's names over C kernels, with a NumPy twin of every kernel.
+
+    import pyneuro as torch
+"""
+from ._origin import prefer_complete
+
+prefer_complete(__path__)
+
+import numpy as _np  # noqa: E402
+
+from . import autograd, kernels, nn, optim, random  # noqa: E402
+from ._config import __version__, config, show_config  # noqa: E402
+from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled  # noqa: E402
+from .kernels import DeviceError, DtypeError, ShapeError, backend, current_backend, set_backend  # noqa: E402
+from .random import (  # noqa: E402
+    Generator,
+    initial_seed,
+    manual_seed,
+    rand,
+    rand_like,
+    randint,
+    randn,
+    randn_like,
+    randperm,
+    seed,
+)
+from .tensor import (  # noqa: E402
+    Tensor,
+    allclose,
+    arange,
+    as_tensor,
+    cat,
+    device,
+    empty,
+    empty_like,
+    equal,
+    eye,
+    from_dlpack,
+    from_numpy,
+    full,
+    full_like,
+    functions,
+    get_default_dtype,
+    is_tensor,
+    linspace,
+    matmul,
+    ones,
+    ones_like,
+    result_type,
+    set_default_dtype,
+    stack,
+    tensor,
+    where,
+    zeros,
+    zeros_like,
+)
+
+float32 = float = _np.dtype(_np.float32)
+float64 = double = _np.dtype(_np.float64)
+int64 = long = _np.dtype(_np.int64)
+int32 = int = _np.dtype(_np.int32)
+int16 = short = _np.dtype(_np.int16)
+int8, uint8, bool = _np.dtype(_np.int8), _np.dtype(_np.uint8), _np.dtype(_np.bool_)
+
+_functions = functions()
+del functions
+globals().update(_functions)
+
+
+class cuda:
+    """There is none."""
+
+    @staticmethod
+    def is_available() -> "bool":
+        return False
+
+    @staticmethod
+    def device_count() -> "int":
+        return 0
+
+
+__all__ = ["DeviceError", "DtypeError", "Generator", "ShapeError", "Tensor", "__version__", "allclose", "arange", "as_tensor", "autograd",
+           "backend", "bool", "cat", "config", "cuda", "current_backend", "device", "double", "empty", "empty_like", "enable_grad", "equal",
+           "eye", "float", "float32", "float64", "from_dlpack", "from_numpy", "full", "full_like", "get_default_dtype", "initial_seed", "int",
+           "int16", "int32", "int64", "int8", "is_grad_enabled", "is_tensor", "kernels", "linspace", "long", "manual_seed", "matmul", "nn",
+           "no_grad", "ones", "ones_like", "optim", "rand", "rand_like", "randint", "randn", "randn_like", "random", "randperm",
+           "result_type", "seed", "set_backend", "set_default_dtype", "set_grad_enabled", "short", "show_config", "stack", "tensor",
+           "uint8", "where", "zeros", "zeros_like", *_functions]

@@ -510,8 +510,6 @@ Op("bmm", "a[z] b[z]", _bmm, _matmul_grad, _bmm_inputs, saves=(0, 1), kind="matr
 # Activations: a row here, a row in activations.def, its functions in reference.py. `away`: kinks. Parameters and what
 # the derivatives read come from the kernel's signature.
 
-NO_BIAS = {dtype: np.broadcast_to(np.array(-0.0, dtype), 1) for dtype in FLOATS}      # x + -0.0 is x, whatever its sign
-
 
 def activation(name: str, module: str, formula: str, away: tuple[float, ...] = ()) -> None:
     reads_x = KERNELS[f"{name}_grad"].slots[1].name == "x"
@@ -694,7 +692,7 @@ _labels_loss("nll", "-x[label], weighted by class, averaged", _nll_composed, (-1
 # second (x, t, params): the second derivative along x; target (g, x, t, params): the gradient of t;
 # unit: the mixed derivative is -1, not that of a loss of x - t.
 
-def pair_loss(name: str, module: str, function: str, formula: str, second: Callable, target: Callable,
+def pair_loss(name: str, formula: str, second: Callable, target: Callable,
               away: tuple[float, ...] = (), unit: bool = False) -> None:
     params = KERNELS[name].attrs
     defaults = tuple(v for _, v in params)
@@ -724,7 +722,7 @@ def pair_loss(name: str, module: str, function: str, formula: str, second: Calla
         t = rng.uniform(0.05, 0.95, n)
         return (t + spread(rng, n, away=away), t), defaults
 
-    Op(name, formula, forward, backward, inputs, saves=(0, 1), kind="pair_loss", params=params, module=f"{module} {function}")
+    Op(name, formula, forward, backward, inputs, saves=(0, 1), kind="pair_loss", params=params)
     Op(f"{name}_grad", f"dl times the derivative of {name}", grad, grad_backward,
        lambda rng, n: ((spread(rng, n), *inputs(rng, n)[0]), defaults), saves=(0, 1, 2), kind="grad", params=params)
 
@@ -739,12 +737,11 @@ def _logistic_slope(x: Any, t: Any) -> Any:
     return s * (1 - s)
 
 
-pair_loss("mse",   "MSELoss",   "mse_loss",   "(x - t)^2", lambda x, t: 2.0, _opposite("mse"))
-pair_loss("l1",    "L1Loss",    "l1_loss",    "|x - t|",   lambda x, t: 0.0, _opposite("l1"), away=(0,))
-pair_loss("huber", "HuberLoss", "huber_loss", "(x - t)^2 / 2 within delta, else delta (|x - t| - delta/2)",
+pair_loss("mse",   "(x - t)^2", lambda x, t: 2.0, _opposite("mse"))
+pair_loss("l1",    "|x - t|",   lambda x, t: 0.0, _opposite("l1"), away=(0,))
+pair_loss("huber", "(x - t)^2 / 2 within delta, else delta (|x - t| - delta/2)",
           lambda x, t, delta: ((x - t).abs() <= delta).to(x.dtype), _opposite("huber"), away=(-1, 1))
-pair_loss("bce_with_logits", "BCEWithLogitsLoss", "binary_cross_entropy_with_logits",
-          "-t ln sigmoid(x) - (1 - t) ln(1 - sigmoid(x))", _logistic_slope, lambda g, x, t: -g * x, unit=True)
+pair_loss("bce_with_logits", "-t ln sigmoid(x) - (1 - t) ln(1 - sigmoid(x))", _logistic_slope, lambda g, x, t: -g * x, unit=True)
 
 
 # Dropout: the mask is a function of the key, so backward makes it again.

@@ -1351,3 +1351,39 @@ for _name, _dtype in {"float": np.float32, "double": np.float64, "long": np.int6
                       "bool": np.bool_}.items():
     setattr(Tensor, _name, lambda self, _dtype=_dtype: self.to(_dtype))
 Tensor.__neg__, Tensor.__abs__ = Tensor.neg, Tensor.abs        # type: ignore[attr-defined]
+
+
+# What torch also offers as functions, the tensor first.
+
+FUNCTIONS = ("abs", "add", "all", "amax", "amin", "any", "argmax", "argmin", "bmm", "chunk", "clamp", "clip", "clone", "div", "dot", "eq",
+             "exp", "flatten", "gather", "ge", "gt", "index_select", "isnan", "le", "log", "log_softmax", "logical_not", "lt", "max",
+             "maximum", "mean", "min", "minimum", "mm", "mul", "mv", "ne", "neg", "norm", "permute", "pow", "reciprocal", "relu",
+             "reshape", "sigmoid", "sign", "softmax", "split", "sqrt", "square", "squeeze", "std", "sub", "sum", "t", "tanh",
+             "transpose", "unbind", "unsqueeze", "var", "masked_fill", "numel")
+
+
+def _function(name: str) -> Callable:
+    def function(input: Any, *args: Any, **named: Any) -> Any:
+        return getattr(as_tensor(input), name)(*args, **named)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = getattr(Tensor, name).__doc__
+    return function
+
+
+def functions() -> dict[str, Callable]:
+    return {name: _function(name) for name in FUNCTIONS}
+
+
+def is_tensor(obj: Any) -> bool:
+    return isinstance(obj, TensorBase)
+
+
+def equal(input: Any, other: Any) -> bool:
+    """Whether shapes and all elements agree."""
+    return input.shape == other.shape and bool((input == other).all())
+
+
+def allclose(input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """|input - other| <= atol + rtol |other| everywhere."""
+    return bool(np.allclose(input.detach().array, other.detach().array, rtol, atol, equal_nan))

@@ -49,7 +49,8 @@ DEFINE(momentum)
         vec velocity = d;
         if (!first) velocity = mu * LOAD(v) + share * d;
         STORE(v, velocity);
-        d = nesterov ? d + mu * velocity : 0 + velocity;
+        if (nesterov) d += mu * velocity;
+        else d = velocity;
         STORE(p, w - lr * d);
     );
     return PN_OK;

@@ -109,8 +109,8 @@ INLINE vec vsqrt(vec x)
 #endif
 }
 
-/* To the nearest integer, halves to even, for |x| < 2^(MANTISSA - 1): adding 1.5 * 2^MANTISSA leaves no room for a
-   fraction. Never reassociated: no file is compiled with -ffast-math. */
+/* To the nearest integer, halves to even, for |x| < 2^(MANTISSA - 1): adding 1.5 * 2^MANTISSA leaves no room
+   for a fraction. Never reassociated: no file is compiled with -ffast-math. */
 #define ROUNDER vset((T)1.5 * (T)((TI)1 << MANTISSA))
 INLINE vec vround(vec x)
 {
@@ -121,8 +121,8 @@ INLINE vec vround(vec x)
 #endif
 }
 
-/* 2^n and x * 2^n for an integer n. vpow2 takes -BIAS <= n <= BIAS (and may give 0 for -BIAS); vscale, twice that
-   if x is near 1, and rounds once, also to a denormal: the first of its two factors never makes one. */
+/* 2^n and x * 2^n for an integer n. vpow2 takes -BIAS <= n <= BIAS (and may give 0 for -BIAS); vscale, twice
+   that if x is near 1, and rounds once, also to a denormal: the first of its two factors never makes one. */
 INLINE vec vpow2(vec n)
 {
 #if defined(__AVX512F__) && PN_WIDTH == 64
@@ -141,8 +141,8 @@ INLINE vec vscale(vec x, vec n)
 #endif
 }
 
-/* x = m * 2^*k with m in [sqrt(1/2), sqrt(2)), for finite x > 0 that are not denormal. The bits of a float, read
-   as an integer, count its powers of two in units of 2^MANTISSA. */
+/* x = m * 2^*k with m in [sqrt(1/2), sqrt(2)), for finite x > 0 that are not denormal. The bits of a float,
+   read as an integer, count its powers of two in units of 2^MANTISSA. */
 INLINE vec vsplit(vec x, vec *k)
 {
     const T two_mantissa = (T)((TI)1 << MANTISSA);
@@ -206,6 +206,9 @@ INLINE unsigned vmovemask(vint mask)
 INLINE void vstore_bool(uint8_t *p, vint mask, int64_t n)
 {
     unsigned bits = vmovemask(mask);
+#if defined(__AVX512F__) && PN_WIDTH == 64
+    _mm_mask_storeu_epi8(p, (__mmask16)((1u << n) - 1), _mm_maskz_set1_epi8((__mmask16)bits, 1));
+#else
     uint8_t lanes[16];
     for (int i = 0; i < LANES; i += 4) {
         uint32_t four = ((bits >> i & 15) * 0x00204081u) & 0x01010101u;    /* bit j moves to byte j */
@@ -213,6 +216,7 @@ INLINE void vstore_bool(uint8_t *p, vint mask, int64_t n)
     }
     if (n >= LANES) memcpy(p, lanes, LANES);
     else for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
+#endif
 }
 INLINE vint vload_bool(const uint8_t *p, int64_t n)
 {
@@ -236,8 +240,8 @@ INLINE void vscatter(T *p, int64_t stride, vec x, int64_t n)
     for (int64_t i = 0; i < n; i++) p[i * stride] = x[i];
 }
 
-/* An operand of a "..." kernel: the next vector, and how far on the one after it is. A single element (stride 0)
-   is spread over `lanes`, which must hold a vector, and the step is 0: loops have no cases. */
+/* An operand of a "..." kernel: the next vector, and how far on the one after it is. A single element (stride
+   0) is spread over `lanes`, which must hold a vector, and the step is 0: loops have no cases. */
 typedef struct {
     const T *p;
     int64_t  step;

@@ -1,9 +1,9 @@
 /* Elementary functions of vectors, for both element types and every ISA.
 
    Errors in ulp (largest seen; denormal results: 1 to 2 of theirs):
-     exp log pow 1.3   expm1 log1p softplus 1.8   tanh sigmoid 2.4   normcdf @N@
-   Special values are C99's: NaN in, NaN out, and odd functions keep -0. Every table of coefficients is a minimax fit
-   (Remez, 40 digits) of the function beside it; the size of its relative error stands there too. */
+     exp log pow 1.3   expm1 log1p softplus 1.8   tanh sigmoid 2.4   normcdf 4.5 (with FMA 3.4)
+   Special values are C99's: NaN in, NaN out, and odd functions keep -0. Every table of coefficients is a minimax
+   fit (Remez, 40 digits) of the function beside it; the size of its relative error stands there too. */
 #ifndef PN_VMATH_H
 #define PN_VMATH_H
 
@@ -19,9 +19,9 @@
 #define MIN_NORMAL 0x1p-126f
 static const T EXP_TAIL[] = {            /* (exp(r) - 1 - r) / r^2, |r| <= ln 2 / 2: 2^-26.2 */
     0.49999997f, 0.16666545f, 0.041668117f, 0.00836648047f, 0.00138189644f };
-static const T LOG_TAIL[] = {            /* (log((1 + s) / (1 - s)) / s - 2) / s^2 in s^2, |s| < 0.172: 2^-30.2 */
+static const T LOG_TAIL[] = {            /* (log((1 + s) / (1 - s)) / s - 2) / z, z = s^2 < 0.0296: 2^-30.2 */
     0.666667759f, 0.399774492f, 0.298744261f };
-static const T LOG_TAIL2[] = {           /* that, less 2/3, over s^2: 2^-36.8 */
+static const T POW_TAIL[] = {            /* (that - 2/3) / z: 2^-36.8 */
     0.400001526f, 0.285470337f, 0.234210655f };
 #define TWO_THIRDS_HIGH 0.666666687f
 #define TWO_THIRDS_LOW  (-1.98682151e-8f)
@@ -44,7 +44,7 @@ static const T EXP_TAIL[] = {            /* 2^-61.7 */
 static const T LOG_TAIL[] = {            /* 2^-59.5 */
     0.66666666666667351, 0.3999999999940746, 0.28571428744146815, 0.2222219837799192, 0.18183575188690485,
     0.15313755192007486, 0.14799071684193016 };
-static const T LOG_TAIL2[] = {           /* 2^-65.9 */
+static const T POW_TAIL[] = {            /* 2^-65.9 */
     0.40000000000001301, 0.2857142857048095, 0.22222222461286248, 0.18181788890082237, 0.1538657061339738,
     0.13260762327125047, 0.1316279726010241 };
 #define TWO_THIRDS_HIGH 0.66666666666666663
@@ -120,7 +120,8 @@ INLINE vec vexp(vec x) { return exp_inside(vclamp(x, vset(EXP_ZERO), vset(EXP_IN
 /* exp(-|x|) */
 INLINE vec exp_decay(vec x) { return exp_inside(vatleast(-vabs(x), vset(EXP_ZERO))); }
 
-/* 2^n p + (2^n - 1), halved so that 2^n is finite. Tiny x is its own result: -0, and denormals, which have no half. */
+/* 2^n p + (2^n - 1), halved so that 2^n is finite. Tiny x is its own result: -0, and denormals, which have no
+   half. */
 INLINE vec vexpm1(vec x)
 {
     vec n, r = exp_reduce(vclamp(x, vset(EXP_TINY), vset(EXP_INF)), &n);
@@ -128,8 +129,9 @@ INLINE vec vexpm1(vec x)
     return vsel(vabs(x) < vset((T)0.5 / (T)((TI)1 << MANTISSA)), x, half + half);
 }
 
-/* log(2^k (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)). With s = f / (2 + f), log(1 + f) = 2s + s^3 tail(s^2); as
-   2s is f - f^2/2 + s f^2/2, the leading term f is exact and what is rounded is small beside it. */
+/* log(2^k (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)). With s = f / (2 + f), log(1 + f) = 2s + s^3 tail(s^2);
+   as 2s is f - f^2/2 + s f^2/2, the leading term f is exact and what is rounded is small beside it. (A
+   polynomial in f needs no division but thrice the terms, and is slower.) */
 INLINE vec log_sum(vec k, vec f)
 {
     vec s = f / (2 + f), z = s * s, h = (T)0.5 * f * f;
@@ -179,8 +181,8 @@ INLINE vec vsigmoid(vec x)
     return vsel(x > 0, vset(1), e) / (1 + e);
 }
 
-/* With e = exp(2|x|) - 1, tanh|x| = e / (e + 2) = 1 - 2 / (e + 2): the first keeps all digits of a small x, the
-   second is rounded less for a large one. d1 is what rounding lost in d = e + 2; 1 / d is (1 - q) / 2. */
+/* With e = exp(2|x|) - 1, tanh|x| = e / (e + 2) = 1 - 2 / (e + 2): the first keeps all digits of a small x,
+   the second is rounded less for a large one. d1 is what rounding lost in d = e + 2; 1 / d is (1 - q) / 2. */
 INLINE vec vtanh(vec x)
 {
     vec a = vabs(x), n, r = exp_reduce(vatmost(a + a, vset(-EXP_TINY)), &n);
@@ -191,9 +193,10 @@ INLINE vec vtanh(vec x)
     return vcopysign(vsel(small, vfma(q * d1, (T)0.5 * q - (T)0.5, q), 1 - q), x);
 }
 
-/* The standard normal distribution at x, and *density, exp(-x^2 / 2) / sqrt(2 pi). With a = |x|, the left tail is
-   exp(-a^2 / 2) times a smooth function that falls like 1 / a: a polynomial in t = (a - KNEE) / (a + KNEE), over
-   d = a + KNEE. What is lost in a^2, d and 1 / d would show in the last digits of the tail, so it is kept. */
+/* The standard normal distribution at x, and *density, exp(-x^2 / 2) / sqrt(2 pi). With a = |x|, the left
+   tail is exp(-a^2 / 2) times a smooth function that falls like 1 / a: a polynomial in t = (a - KNEE) / (a +
+   KNEE), over d = a + KNEE. What is lost in a^2, d and 1 / d would show in the last digits of the tail, so it
+   is kept. */
 INLINE vec normal(vec x, vec *density)
 {
     vec a = vatmost(vabs(x), vset(NORMAL_ZERO));
@@ -224,8 +227,8 @@ static __attribute__((noinline, cold)) vec pow_lanes(vec x, vec y, vec z, vint d
     return z;
 }
 
-/* exp(y log|x|). An error in log x is multiplied by as much as 1000, so the logarithm is the sum of two vectors:
-   s, z, w and v below have the rest of their value in s1, z1, w1 and v1. Zeros, infinities, NaN and
+/* exp(y log|x|). An error in log x is multiplied by as much as 1000, so the logarithm is the sum of two
+   vectors: s, z, w and v below have the rest of their value in s1, z1, w1 and v1. Zeros, infinities, NaN and
    |y| >= 2^(MANTISSA - 1) go to libm. */
 INLINE vec vpow(vec x, vec y)
 {
@@ -238,7 +241,7 @@ INLINE vec vpow(vec x, vec y)
     z1 = vfma(s + s, s1, z1);
     vec w1, w = product_exact(z, vset(TWO_THIRDS_HIGH), &w1);          /* w = 2/3 z + 2/5 z^2 + ... */
     w1 = vfma(z, vset(TWO_THIRDS_LOW), vfma(z1, vset(TWO_THIRDS_HIGH), w1));
-    w = sum_exact(w, vfma(z * z, polynomial(z, TERMS(LOG_TAIL2)), w1), &w1);
+    w = sum_exact(w, vfma(z * z, polynomial(z, TERMS(POW_TAIL)), w1), &w1);
     vec v1, v = product_exact(s, w, &v1);                               /* v = s w */
     v1 = vfma(s, w1, vfma(s1, w, v1));
     vec low1, low2, high = sum_exact(k * vset(LN2_HIGH), s + s, &low1); /* log = k ln 2 + 2 s + v */
@@ -266,8 +269,8 @@ INLINE vec sigmoids(vec x, vec *mirror)
     return vsel(x > 0, large, small);
 }
 
-/* Derivatives of x sigmoid(x) and x vnormcdf(x). Their limits at infinity are products 0 * inf, so x stops where
-   the factor beside it has become 0. */
+/* Derivatives of x sigmoid(x) and x vnormcdf(x). Their limits at infinity are products 0 * inf, so x stops
+   where the factor beside it has become 0. */
 INLINE vec silu_slope(vec x)
 {
     vec mirror, s = sigmoids(x, &mirror);

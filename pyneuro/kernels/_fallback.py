@@ -7,6 +7,10 @@ def isas() -> list[str]:
     return []
 
 
+def build_info() -> dict[str, Any]:
+    return {"compiled": False}
+
+
 class Native:
     def __init__(self, isa: str | None = None) -> None:
         raise RuntimeError("pyneuro's native kernels are not built here; the 'reference' backend is")

@@ -196,6 +196,8 @@ def check(kernel: str, bufs: tuple[np.ndarray, ...], attrs: tuple[float, ...]) -
             raise refuse(ValueError, slot, "is not aligned to its element size; pass a copy")
         if any(s % b.itemsize for s in b.strides):
             raise refuse(ValueError, slot, "has strides that are not whole elements; pass a copy")
+        if slot.written and b.size and any(n > 1 and s == 0 for n, s in zip(b.shape, b.strides)):
+            raise refuse(ValueError, slot, "is written, but this array repeats its elements; pass a copy")
 
     extents: dict[str | int, int] = {}
     loop = next((b.shape for s, b in zip(spec.slots, bufs) if s.written and s.axes == ("...",)), None)
@@ -225,7 +227,7 @@ def check_data(spec: Spec, bufs: tuple[np.ndarray, ...], attrs: tuple[float, ...
     for i, slot in enumerate(spec.slots):
         if slot.written:
             for j, b in enumerate(bufs):
-                if i != j and overlap(bufs[i], b, allow_same=spec.map):
+                if i != j and overlap(bufs[i], b, allow_same=slot.axes == spec.slots[j].axes == ("...",)):
                     raise ValueError(f"{spec}: {slot.name} is written and overlaps {spec.slots[j].name} in memory; "
                                      "pass a copy of one")
         if slot.within:

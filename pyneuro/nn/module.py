@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Modules: named parameters, buffers and parts, with torch's names, so that state_dicts can be exchanged."""
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ..kernels import ShapeError
+from ..tensor import Tensor, _Handle, as_dtype, as_tensor, zeros
+
+
+class Parameter(Tensor):
+    """A tensor that a Module trains. Shares memory with data."""
+
+    def __new__(cls, data: Any = None, requires_grad: bool = True) -> "Parameter":
+        self = super().__new__(cls)
+        source = zeros(0) if data is None else as_tensor(data)
+        self.array, self.storage, self.node = source.array, source.storage, None
+        self.needs_grad = False
+        self.requires_grad_(requires_grad)
+        return self
+
+    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return "Parameter containing:\n" + super().__repr__()
+
+
+class LoadResult(NamedTuple):
+    """What load_state_dict could not match."""
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Module:
+    """Base of layers and models: define forward; parameters and submodules set as attributes are found by name."""
+
+    training: bool
+
+    def __init__(self) -> None:
+        for name in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"):
+            super().__setattr__(name, {})
+        super().__setattr__("_transient", set())
+        super().__setattr__("training", True)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward()")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._forward_hooks and not self._forward_pre_hooks:
+            return self.forward(*args, **kwargs)
+        for hook in list(self._forward_pre_hooks.values()):
+            changed = hook(self, args)
+            if changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
+        y = self.forward(*args, **kwargs)
+        for hook in list(self._forward_hooks.values()):
+            changed = hook(self, args, y)
+            y = y if changed is None else changed
+        return y
+
+    # Attributes
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        tables = self.__dict__
+        if "_parameters" not in tables:
+            if isinstance(value, (Parameter, Module)):
+                raise AttributeError(f"call super().__init__() before setting {name!r}")
+            super().__setattr__(name, value)
+            return
+        if isinstance(value, Parameter):
+            self._forget(name)
+            self._parameters[name] = value
+        elif isinstance(value, Module):
+            self._forget(name)
+            self._modules[name] = value
+        elif name in self._parameters:
+            if value is not None:
+                raise TypeError(f"{name!r} is a parameter; set it to a Parameter or None, not {type(value).__name__}")
+            self._parameters[name] = None
+        elif name in self._modules and value is None:
+            self._modules[name] = None
+        elif name in self._buffers:
+            if value is not None and not isinstance(value, Tensor):
+                raise TypeError(f"{name!r} is a buffer; set it to a tensor or None, not {type(value).__name__}")
+            self._buffers[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def _forget(self, name: str) -> None:
+        for table in (self.__dict__, self._parameters, self._buffers, self._modules):
+            table.pop(name, None)
+
+    def __getattr__(self, name: str) -> Any:
+        for table in ("_parameters", "_buffers", "_modules"):
+            found = self.__dict__.get(table, {})
+            if name in found:
+                return found[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        for table in (self._parameters, self._buffers, self._modules):
+            if name in table:
+                del table[name]
+                return
+        super().__delattr__(name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._parameters, *self._buffers, *self._modules})
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        self._check_name(name)
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(f"parameter {name!r} must be a Parameter or None, not {type(param).__name__}")
+        self._parameters[name] = param
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """A tensor that is part of the state but not trained; a non-persistent one stays out of state_dict."""
+        self._check_name(name)
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"buffer {name!r} must be a tensor or None, not {type(tensor).__name__}")
+        self._buffers[name] = tensor
+        (self._transient.discard if persistent else self._transient.add)(name)
+
+    def add_module(self, name: str, module: "Module | None") -> None:
+        self._check_name(name)
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(f"module {name!r} must be a Module or None, not {type(module).__name__}")
+        self._modules[name] = module
+
+    register_module = add_module
+
+    def _check_name(self, name: str) -> None:
+        if not isinstance(name, str) or not name or "." in name:
+            raise KeyError(f"{name!r} is no name for an attribute: it must be a non-empty string without a dot")
+        if hasattr(self, name) and not (name in self._parameters or name in self._buffers or name in self._modules):
+            raise KeyError(f"attribute {name!r} already exists")
+
+    # Walking
+
+    def named_modules(self, memo: set | None = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, "Module"]]:
+        memo = set() if memo is None else memo
+        if self in memo:
+            return
+        if remove_duplicate:
+            memo.add(self)
+        yield prefix, self
+        for name, module in self._modules.items():
+            if module is not None:
+                yield from module.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
+
+    def modules(self) -> Iterator["Module"]:
+        return (m for _, m in self.named_modules())
+
+    def named_children(self) -> Iterator[tuple[str, "Module"]]:
+        seen = set()
+        for name, module in self._modules.items():
+            if module is not None and module not in seen:
+                seen.add(module)
+                yield name, module
+
+    def children(self) -> Iterator["Module"]:
+        return (m for _, m in self.named_children())
+
+    def _named(self, table: str, prefix: str, recurse: bool, remove_duplicate: bool) -> Iterator[tuple[str, Any]]:
+        seen = set()
+        for path, module in self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]:
+            for name, value in getattr(module, table).items():
+                if value is None or (remove_duplicate and id(value) in seen):
+                    continue
+                seen.add(id(value))
+                yield f"{path}.{name}" if path else name, value
+
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
+        return self._named("_parameters", prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        return (p for _, p in self.named_parameters(recurse=recurse))
+
+    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+        return self._named("_buffers", prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        return (b for _, b in self.named_buffers(recurse=recurse))
+
+    def get_submodule(self, target: str) -> "Module":
+        module = self
+        for name in target.split(".") if target else []:
+            if module._modules.get(name) is None:
+                raise AttributeError(f"{type(module).__name__} has no submodule {name!r} (of {target!r})")
+            module = module._modules[name]
+        return module
+
+    def get_parameter(self, target: str) -> Parameter:
+        path, _, name = target.rpartition(".")
+        owner = self.get_submodule(path)
+        if owner._parameters.get(name) is None:
+            raise AttributeError(f"{type(owner).__name__} has no parameter {name!r}")
+        return owner._parameters[name]
+
+    # State
+
+    def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> "OrderedDict[str, Tensor]":
+        """Parameters and persistent buffers by dotted name, sharing memory with the module."""
+        out: OrderedDict[str, Tensor] = OrderedDict()
+        for path, module in self.named_modules(remove_duplicate=False):
+            start = prefix + (path + "." if path else "")
+            tensors = {**module._parameters, **{k: v for k, v in module._buffers.items() if k not in module._transient}}
+            for name, value in tensors.items():
+                if value is not None:
+                    out[start + name] = value if keep_vars else value.detach()
+        return out
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> LoadResult:
+        """Copy values in by name (assign: adopt the tensors). Nothing is changed unless everything fits.
+
+        Raises RuntimeError, naming every key that is missing, unexpected (if strict) or of another shape.
+        """
+        own = self.state_dict(keep_vars=True)
+        missing, unexpected = [k for k in own if k not in state_dict], [k for k in state_dict if k not in own]
+        new = {k: as_tensor(state_dict[k]) for k in own if k in state_dict}
+        wrong = [f"{k} is {list(v.shape)} here and {list(own[k].shape)} in the module" for k, v in new.items() if v.shape != own[k].shape]
+        problems = ([f"missing: {', '.join(missing)}"] if missing and strict else []) + \
+            ([f"unexpected: {', '.join(unexpected)}"] if unexpected and strict else []) + wrong
+        if problems:
+            raise ShapeError(f"state_dict does not fit {type(self).__name__}: {'; '.join(problems)}")
+        for key, value in new.items():
+            target = own[key]
+            if assign:
+                path, _, name = key.rpartition(".")
+                owner = self.get_submodule(path)
+                if isinstance(target, Parameter):
+                    owner._parameters[name] = Parameter(value.detach(), target.requires_grad)
+                else:
+                    owner._buffers[name] = value.detach()
+            else:
+                target.detach().copy_(value.detach().to(target.dtype))
+        return LoadResult(missing, unexpected)
+
+    # Modes and conversions
+
+    def train(self, mode: bool = True) -> Any:
+        if not isinstance(mode, bool):
+            raise ValueError(f"train() takes True or False, got {mode!r}")
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Any:
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        for p in self.parameters():
+            p.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for p in self.parameters():
+            if set_to_none:
+                p.grad = None
+            elif p.grad is not None:
+                p.grad.detach_().zero_()
+
+    def apply(self, fn: Callable[["Module"], Any]) -> Any:
+        """fn on every submodule, children first, then on this."""
+        for module in self.children():
+            module.apply(fn)
+        fn(self)
+        return self
+
+    def to(self, *args: Any, dtype: Any = None, device: Any = None, **_: Any) -> Any:
+        """Convert floating point parameters and buffers to a dtype, in place; the only device is the CPU."""
+        probe = zeros(0).to(*args, dtype=dtype, device=device)
+        asked = dtype is not None or any(not isinstance(a, (str, type(probe.device))) or a in ("float32", "float64") for a in args)
+        if asked:
+            for module in self.modules():
+                for table in (module._parameters, module._buffers):
+                    for value in table.values():
+                        if value is not None and value.is_floating_point():
+                            value.array = value.detach().to(as_dtype(probe.dtype)).array
+                            if value.grad is not None:
+                                value.grad.array = value.grad.detach().to(probe.dtype).array
+        return self
+
+    def float(self) -> Any:
+        return self.to("float32")
+
+    def double(self) -> Any:
+        return self.to("float64")
+
+    def cpu(self) -> Any:
+        return self
+
+    def register_forward_hook(self, hook: Callable) -> Any:
+        """hook(module, args, output) after forward; what it returns, if anything, replaces the output."""
+        return _Handle(self._forward_hooks, hook)
+
+    def register_forward_pre_hook(self, hook: Callable) -> Any:
+        """hook(module, args) before forward; what it returns, if anything, replaces the arguments."""
+        return _Handle(self._forward_pre_hooks, hook)
+
+    def extra_repr(self) -> str:
+        return ""
+
+    def __repr__(self) -> str:
+        children = [f"({name}): " + repr(m).replace("\n", "\n  ") for name, m in self._modules.items()]
+        if not children:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        lines = ([self.extra_repr()] if self.extra_repr() else []) + children
+        return f"{type(self).__name__}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+class Sequential(Module):
+    """Modules one after another: Sequential(a, b, ...) or Sequential(OrderedDict(name=a, ...))."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__()
+        named = args[0].items() if len(args) == 1 and isinstance(args[0], dict) else ((str(i), m) for i, m in enumerate(args))
+        for name, module in named:
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential takes modules, got {type(module).__name__} at {name}")
+            self.add_module(name, module)
+
+    def forward(self, input: Any) -> Any:
+        for module in self._modules.values():
+            input = module(input)
+        return input
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return type(self)(OrderedDict(list(self._modules.items())[index]))
+        return list(self._modules.values())[index]
+
+    def append(self, module: Module) -> "Sequential":
+        self.add_module(str(len(self)), module)
+        return self
+
+
+__all__ = ["Module", "Parameter", "Sequential"]

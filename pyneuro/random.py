@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Random numbers as a function of (seed, step): the same on every backend, ISA and number of threads.
+
+The state is one small buffer; drawing moves it on through a kernel, so a recorded step draws afresh at every replay.
+"""
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from . import ops
+from .kernels import DtypeError
+from .tensor import Tensor, _device, _shape, as_dtype, wrap
+
+
+class Generator:
+    """A stream of random numbers. `counter` holds seed, stream, step and first sample."""
+
+    def __init__(self, device: Any = None) -> None:
+        _device(device)
+        self.counter = np.zeros(4, np.uint64)
+        self.seed()
+
+    def manual_seed(self, seed: int) -> "Generator":
+        """Begin the stream of this seed: any integer, taken modulo 2^64."""
+        self.counter[:] = (int(seed) % (1 << 64), 0, 0, 0)
+        return self
+
+    def seed(self) -> int:
+        """Begin a stream that no one can foresee, and tell its seed."""
+        return self.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1).initial_seed()
+
+    def initial_seed(self) -> int:
+        return int(self.counter[0])
+
+    def get_state(self) -> Any:
+        return wrap(self.counter.view(np.int64).copy())
+
+    def set_state(self, state: Any) -> "Generator":
+        self.counter[:] = np.asarray(state, np.int64).view(np.uint64)
+        return self
+
+    def next_key(self) -> np.ndarray:
+        """A key that no other draw has."""
+        key = np.empty(4, np.uint64)
+        ops.run("random_next", (self.counter, key))
+        return key
+
+
+default_generator = Generator()
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seed the default generator."""
+    return default_generator.manual_seed(seed)
+
+
+def seed() -> int:
+    return default_generator.seed()
+
+
+def initial_seed() -> int:
+    return default_generator.initial_seed()
+
+
+def draw(y: np.ndarray, kernel: str, generator: Generator | None, *attrs: float) -> None:
+    """Fill y, in C order, from a kernel of a key."""
+    flat = ops.empty((y.size,), y.dtype) if not y.flags.c_contiguous else y.reshape(-1)
+    ops.run(kernel, ((generator or default_generator).next_key(), flat), attrs)
+    if not y.flags.c_contiguous:
+        ops.run("copy", (flat.reshape(y.shape), y))
+
+
+def _drawn(size: tuple, kernel: str, attrs: tuple, dtype: Any, device: Any, generator: Any, requires_grad: bool) -> Any:
+    _device(device)
+    kind = as_dtype(dtype)
+    if kind not in ops.FLOATS:
+        raise DtypeError(f"random numbers of this kind are float32 or float64, not {kind}")
+    y = ops.empty(_shape(size), kind)
+    draw(y, kernel, generator, *attrs)
+    t = wrap(y)
+    return t.requires_grad_() if requires_grad else t
+
+
+def rand(*size: Any, generator: Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Uniform in [0, 1)."""
+    return _drawn(size, "uniform", (0.0, 1.0), dtype, device, generator, requires_grad)
+
+
+def randn(*size: Any, generator: Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Standard normal."""
+    return _drawn(size, "normal", (0.0, 1.0), dtype, device, generator, requires_grad)
+
+
+def rand_like(input: Tensor, *, dtype: Any = None) -> Tensor:
+    return rand(input.shape, dtype=dtype or input.dtype)
+
+
+def randn_like(input: Tensor, *, dtype: Any = None) -> Tensor:
+    return randn(input.shape, dtype=dtype or input.dtype)
+
+
+def randint(low: int, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: Any = np.int64,
+            device: Any = None) -> Tensor:
+    """Integers in [low, high): randint(high, size) or randint(low, high, size)."""
+    if size is None:
+        low, high, size = 0, low, high
+    if high <= low:
+        raise ValueError(f"randint takes low < high, got {low} and {high}")
+    _device(device)
+    y = ops.empty(_shape((size,)), np.int64)
+    draw(y, "randint", generator, float(low), float(high))
+    return wrap(y).to(dtype)
+
+
+def randperm(n: int, *, generator: Generator | None = None, dtype: Any = np.int64, device: Any = None) -> Tensor:
+    """The numbers 0 to n - 1 in random order."""
+    _device(device)
+    y = ops.empty(_shape((n,)), np.int64)
+    draw(y, "permutation", generator)
+    return wrap(y).to(dtype)
+
+
+def _fill(tensor: Tensor, kernel: str, generator: Generator | None, *attrs: float) -> Tensor:
+    tensor._check_writable()
+    if not tensor.is_floating_point():
+        raise DtypeError(f"random numbers of this kind go into float32 or float64 tensors, not {tensor.dtype}")
+    draw(tensor.array, kernel, generator, *attrs)
+    tensor.storage.version += 1
+    return tensor
+
+
+def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Fill with numbers uniform in [a, b)."""
+    if not (math.isfinite(a) and math.isfinite(b) and a <= b):
+        raise ValueError(f"uniform_ takes finite bounds a <= b, got {a} and {b}")
+    return _fill(tensor, "uniform", generator, float(a), float(b))
+
+
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Fill with normal numbers."""
+    if std < 0:
+        raise ValueError(f"normal_ takes std >= 0, got {std}")
+    return _fill(tensor, "normal", generator, float(mean), float(std))
+
+
+Tensor.uniform_, Tensor.normal_ = uniform_, normal_          # type: ignore[attr-defined]
