@@ -38,9 +38,9 @@ MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower()
 
 
 def isas() -> dict[str, list[str]]:
-    """The ISAs of this processor, each with its flags."""
+    """The ISAs of this processor, baseline first, each with its flags."""
     found = {}
-    for path in sorted(Path("csrc/isa").glob("*.c")):
+    for path in sorted(Path("csrc/isa").glob("*.c"), key=lambda p: p.stem != "baseline"):
         machine, flags = re.match(r"/\* cflags(?:\((\w+)\))?:(.*)\*/", path.read_text()).groups()
         if machine in (None, MACHINE):
             found[path.stem] = flags.split()
@@ -53,20 +53,21 @@ class BuildExt(build_ext):
         self.cython_c_in_temp = True                          # no generated C among the sources
 
     def build_extensions(self):
-        stamp = Path(self.build_temp, "flags")                # other flags than last time: build again
-        self.force = self.force or not stamp.exists() or stamp.read_text() != str((CFLAGS, LDFLAGS))
+        stamp, now = Path(self.build_temp, "flags"), str((self.compiler.compiler_so, CFLAGS, LDFLAGS))
+        self.force = self.force or not stamp.exists() or stamp.read_text() != now        # other flags than last time
         super().build_extensions()
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(str((CFLAGS, LDFLAGS)))
+        stamp.write_text(now)
 
     def build_extension(self, ext):
         target = Path(self.get_ext_fullpath(ext.name))
         if ext.name == NATIVE:
-            target.unlink(missing_ok=True) if self.force else None
-            if not target.exists() or target.stat().st_mtime < max(os.stat(f).st_mtime for f in ext.sources + ext.depends):
+            newest = max(os.stat(f).st_mtime for f in ext.sources + ext.depends)
+            if self.force or not target.exists() or target.stat().st_mtime < newest:
+                target.unlink(missing_ok=True)                # an old one must not stand in if this fails
                 self.build_kernels(ext)
         elif not Path(self.get_ext_fullpath(NATIVE)).exists():
-            raise CompileError(f"{ext.name} needs {NATIVE}, which was not built")
+            raise CompileError(f"it needs {NATIVE}, which was not built")
         super().build_extension(ext)
 
     def build_kernels(self, ext):
@@ -85,10 +86,13 @@ class BuildExt(build_ext):
         for isa, pair in jobs.items():
             try:
                 done[isa] = [obj for job in pair for obj in job.result()]
-            except CompileError as error:
-                if STRICT or isa == "baseline":
+            except (CompileError, OSError) as error:
+                if STRICT:
                     raise
-                self.warn(f"the compiler does not take csrc/isa/{isa}.c; pyneuro will do without {isa} ({error})")
+                if isa == "baseline":
+                    raise CompileError("no C compiler, or it does not take csrc/isa/baseline.c; "
+                                       "pyneuro will run on NumPy alone, which is slower") from error
+                self.warn(f"the compiler does not take csrc/isa/{isa}.c; pyneuro will do without {isa}")
         macros = [("PN_ISAS", " ".join(f"X({isa})" for isa in done))]
         core = compile("core", [f for f in CSRC if f.startswith(os.path.join("csrc", "core"))], [], macros)
         ext.extra_objects = [*core, *(obj for pair in done.values() for obj in pair)]

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
+# cython: annotation_typing=False
 """The graph of ops and the walk back through it.
 
 A node remembers one op: what it read, where its inputs came from, and when (serial numbers grow). Creation order is a
@@ -188,8 +189,7 @@ def _walk(roots: list, gradients: list, retain_graph: bool, create_graph: bool, 
                 if not any(id(p) in leads for p in node.parents if p is not None):
                     continue
             node.fast = not create_graph
-            gradients = node.op.backward(node, g)
-            for edge, dx in zip(node.parents, gradients):
+            for edge, dx in zip(node.parents, node.op.backward(node, g)):
                 if edge is not None and dx is not None and (wanted is None or id(edge) in leads):
                     flow.add(edge, dx)
             if not retain_graph:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
+# cython: annotation_typing=False
 """TABLE 2: every differentiable op, once. Tensor, nn, tests, benches and docs read it.
 
 A forward works on plain arrays and writes only through the backend. A backward rule is made of ops on tensors, so that a
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .kernels import DtypeError, ShapeError, current_backend
-from .kernels.signature import FLOATS, KERNELS
+from .kernels.signature import CASTABLE, FLOATS, KERNELS
 
 Array = np.ndarray
 Shape = tuple[int, ...]
@@ -126,7 +127,8 @@ class Op:
     backward  (node, g) -> a gradient, or None, for each input
     saves     inputs that backward reads, by position; -1 is the output
     inputs    (rng, n) -> (arrays, attrs): samples of about n elements away from kinks, for tests and benches
-    work      (bytes, flops) for those samples: counts of elements in and out, and of operations; what benches divide by
+    work      (*arrays) -> floating-point operations of the forward, where arithmetic bounds it; None where memory does,
+              and benches count bytes in and out
     """
     __slots__ = ("name", "formula", "forward", "backward", "saves", "inputs", "kind", "view", "sums", "work", "params", "module")
 
@@ -136,7 +138,7 @@ class Op:
         self.name, self.formula, self.forward, self.backward, self.inputs = name, formula, forward, backward, inputs
         self.saves, self.kind, self.view, self.params, self.module = saves, kind, view, params, module
         self.sums = sums or (lambda *arrays: 1)         # terms in the longest sum: tolerances grow with it
-        self.work = work or (lambda *arrays: sum(np.size(a) for a in arrays))
+        self.work = work
         OPS[name] = self
 
     def __repr__(self) -> str:
@@ -265,6 +267,8 @@ def _copy(x: Array) -> Array:
 
 
 def _cast(x: Array, dtype: np.dtype) -> Array:
+    if x.dtype not in CASTABLE and dtype in FLOATS:              # the small integers go by way of int64
+        x = _cast(x, CASTABLE[2])
     y = empty(x.shape, dtype)
     run("cast", (x, y))
     return y
@@ -457,7 +461,7 @@ def _gather_grad(g: Array, index: Array, dim: int, shape: Shape) -> Array:
 
 def _columns(rng: Any, n: int) -> tuple:
     x = table(rng, n)
-    return (x, rng.integers(0, x.shape[1], (len(x), 3))), (1,)
+    return (x, rng.integers(0, x.shape[1], (len(x), len(x) + 2))), (1,)
 
 
 Op("gather", "x[i, index[i, j]] along dim", _gather,

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
+# cython: annotation_typing=False
 """The tensor: an array that remembers how it was made. Semantics are PyTorch's; the bytes are NumPy's, never copied
 on the way in by `from_numpy` or on the way out by `numpy()`.
 """
@@ -82,35 +83,41 @@ def wrap(array: np.ndarray, storage: Any = None, node: Any = None) -> Any:
     t = Tensor.__new__(Tensor)
     t.array = array
     t.storage = Storage() if storage is None else storage
-    t.node = node
-    t.needs_grad = node is not None
+    if node is not None:
+        t.node, t.needs_grad = node, True
     return t
 
 
 def apply(op: Any, inputs: tuple, attrs: tuple = ()) -> Any:
     """Run one op of the table on tensors, and record it if anyone may want its gradient."""
-    out = op.forward(*[t.array for t in inputs], *attrs)
+    first = inputs[0]
+    if len(inputs) == 1:
+        out = op.forward(first.array, *attrs) if attrs else op.forward(first.array)
+    elif len(inputs) == 2 and not attrs:
+        t = inputs[1]
+        out = op.forward(first.array, t.array)
+    else:
+        out = op.forward(*[t.array for t in inputs], *attrs)
     extras = ()
     if type(out) is tuple:
         out, extras = out[0], out[1:]
+    is_view = op.view and (first.array.flags.c_contiguous or np.may_share_memory(out, first.array))
     y = Tensor.__new__(Tensor)
     y.array = out
-    y.node = None
-    y.needs_grad = False
-    is_view = op.view and (inputs[0].array.flags.c_contiguous or np.may_share_memory(out, inputs[0].array))
-    y.storage = inputs[0].storage if is_view else Storage()
-    if _mode.enabled:
-        for t in inputs:
-            if t.storage.rewrites:
-                t._refresh()
-            if t.needs_grad:
-                if out.dtype in _FLOATS:
-                    y.node = Node(op, inputs, attrs, y, extras)
-                    y.needs_grad = True
-                break
+    y.storage = first.storage if is_view else Storage()
+    recorded = False
+    for t in inputs:
+        storage = t.storage
+        if storage.rewrites:
+            t._refresh()
+        if t.needs_grad:
+            recorded = True
+    if (recorded or is_view) and _mode.enabled:
+        if recorded and out.dtype in _FLOATS:
+            y.node = Node(op, inputs, attrs, y, extras)
+            y.needs_grad = True
         if is_view:
-            base = inputs[0]._base
-            y._base = inputs[0] if base is None else base
+            y._base = first if first._base is None else first._base
             y._seen = y.storage.rewrites
     return y
 

@@ -15,7 +15,7 @@ enum {
     CUT = 256,                   /* terms in a chain: part of the definition of a product, see above */
     FEW = 4,                     /* rows of a that do not repay a panel of transposed b */
     BLOCK_BYTES = 384 * 1024,    /* of packed a */
-    BLOCK_CUTS = 2,              /* at most so many cuts of a are packed together */
+    BLOCK_CUTS = 8 / sizeof(T),  /* at most so many cuts of a are packed together: the more, the fewer passes over c */
     BLOCK_ROWS = 336,            /* most rows of a block: 24 tiles of 14, 56 of 6, 84 of 4 */
     FINISH_COLUMNS = 256,        /* columns of a block handed to gemm_finish together */
     PACK_ROWS = (TILE_ROWS + LANES - 1) / LANES * LANES    /* a packed tile of a: its rows, in whole vectors */
@@ -39,8 +39,8 @@ typedef struct {
 } gemm_finish;
 
 
-/* Rows this far apart meet in few sets of a cache of 4 or more KiB a way, and evict each other. */
-INLINE int aliased(int64_t stride) { return stride != 0 && stride * (int64_t)sizeof(T) % 1024 == 0; }
+/* Rows this far apart meet in one set of the L1 cache, and evict each other. */
+INLINE int aliased(int64_t stride) { return stride != 0 && stride * (int64_t)sizeof(T) % 4096 == 0; }
 
 /* Roughly, in vector FMAs: the tiles, packing b by transposing where bj is not 1, and likewise writing c. */
 static int64_t gemm_cost(int64_t m, int64_t n, int64_t k, int64_t bj, int64_t cj)
@@ -72,7 +72,7 @@ static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t 
     int64_t width = (g.m <= TILE_FEW ? TILE_WIDE : TILE_VECS) * LANES;
     int64_t bytes_a = g.m * k * (int64_t)sizeof(T), bytes_b = k * g.n * (int64_t)sizeof(T);
     g.pack_b = g.bj != 1 || (g.m > 4 * TILE_ROWS && (aliased(g.bp) || bytes_b > BLOCK_BYTES));
-    g.pack_a = panels > 1 && (aliased(g.ai) || aliased(g.ap) || (panels > 4 && bytes_a > BLOCK_BYTES / 4));
+    g.pack_a = k > 0 && ((panels > 2 && aliased(g.ai)) || (panels > 4 && bytes_a > 2 * BLOCK_BYTES));
 
     g.block_depth = g.pack_a ? least(k, BLOCK_CUTS * CUT) : k;
     g.block_rows = BLOCK_ROWS;
@@ -143,6 +143,15 @@ static void pack_block(const gemm_plan *g, const T *a, int64_t rows, int64_t dep
     }
 }
 
+/* Asks for the share of rows i .. i + height, of `rows`, in the panel of b that is packed next. Its lines lie a row of b
+   apart, which the hardware does not foresee. */
+INLINE void prefetch_panel(const T *b, int64_t bp, int64_t terms, int64_t i, int64_t height, int64_t rows)
+{
+    for (int64_t p = terms * i / rows; p < terms * (i + height) / rows; p++)
+        for (int v = 0; v < TILE_VECS * PN_WIDTH; v += 64)
+            __builtin_prefetch((const char *)(b + p * bp) + v, 0, 1);
+}
+
 /* One panel of c, `rows` by `columns`, plus the terms of p .. p + depth. a, b and c point at the first element of each;
    `add` says that c already holds earlier cuts. */
 static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t rows, int64_t columns, int64_t depth,
@@ -157,6 +166,7 @@ static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t
     for (int64_t p = 0; p < depth; p += CUT) {
         int64_t terms = least(CUT, depth - p), bp = g->bp, ai = g->ai, ap = g->ap;
         const T *bs = b + p * g->bp, *as = a + p * g->ap;
+        const T *next = p + CUT < depth ? bs + CUT * g->bp : b + width;
         if (pack_b) {
             pack(panel, width, bs, g->bp, g->bj, terms, columns);
             bs = panel, bp = width;
@@ -165,6 +175,7 @@ static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t
         for (int64_t i = 0, height; i < rows; i += height) {
             height = tile_rows(rows - i);
             tiles[height][vecs](terms, as, ai, ap, bs, bp, out + i * oi, oi, add || p > 0);
+            if (g->pack_b && g->bj == 1) prefetch_panel(next, g->bp, terms, i, height, rows);
             as += g->pack_a ? terms * PACK_ROWS : height * ai;
         }
         if (g->pack_a) a = as;
@@ -201,7 +212,7 @@ static void gemm_run(const gemm_plan *g, const T *a, const T *b, T *c, T *scratc
                 rows_of_a = block;
             }
             for (int64_t j = 0, columns; j < g->n; j += columns) {
-                columns = least(tile_vecs((g->n - j + LANES - 1) / LANES, g->m) * LANES, g->n - j);
+                columns = tile_columns(g->n - j, g->m);
                 if (depth)
                     gemm_panel(g, rows_of_a, right + p * g->bp + j * g->bj, c + i * g->ci + j * g->cj, rows, columns,
                                depth, p > 0, panel, buffer);

@@ -90,11 +90,12 @@ INLINE int64_t tile_rows(int64_t left)
     return left < TILE_ROWS + TILE_ROWS / 3 ? (left + 1) / 2 : TILE_ROWS;
 }
 
-/* Vectors of the next column of tiles when `left` vectors remain, in a product of m rows. */
-INLINE int64_t tile_vecs(int64_t left, int64_t m)
+/* Columns of the next panel when `left` remain, in a product of m rows: whole vectors as long as there are any. */
+INLINE int64_t tile_columns(int64_t left, int64_t m)
 {
-    if (m <= TILE_FEW && left >= TILE_WIDE) return TILE_WIDE;
-    return left < TILE_VECS ? left : TILE_VECS;
+    if (m <= TILE_FEW && left >= TILE_WIDE * LANES) return TILE_WIDE * LANES;
+    if (left >= TILE_VECS * LANES) return TILE_VECS * LANES;
+    return left > LANES ? left / LANES * LANES : left;
 }
 
 #endif

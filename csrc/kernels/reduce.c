@@ -88,27 +88,22 @@ INLINE double fold_row(enum fold op, const T *x, int64_t stride, int64_t n, T ce
 INLINE void fold_columns(enum fold op, const T *x, int64_t stride, int64_t n, int64_t width, const T *centre,
                          double *total)
 {
-    T acc[VIRTUAL][VIRTUAL];
-    const int64_t whole = width / LANES * LANES, part = width - whole;
+    T start[VIRTUAL], acc[VIRTUAL][VIRTUAL];
+    for (int j = 0; j < VIRTUAL; j++) start[j] = fold_start(op);
     for (int64_t j = 0; j < width; j++) total[j] = fold_start(op);
     for (int64_t first = 0; first < n; first += BLOCK) {
         const int64_t rows = n - first < BLOCK ? n - first : BLOCK;
-        int half = VIRTUAL;
-        while (half / 2 >= rows) half /= 2;                 /* lanes beyond are not used: they would add 0 */
-        for (int l = 0; l < half; l++)
-            for (int64_t j = 0; j < width; j += LANES) vstore(&acc[l][j], vset(fold_start(op)));
         for (int64_t i = 0; i < rows; i++) {
             const T *row = x + (first + i) * stride;
-            T *lane = acc[i % VIRTUAL];
-            int64_t j = 0;
-            for (; j < whole; j += LANES)
-                vstore(lane + j, fold_join(op, vload(lane + j), fold_term(op, vload(row + j), vload(centre + j))));
-            if (part)
-                vstore(lane + j, fold_join(op, vload(lane + j),
-                                           fold_term(op, vload_part(row + j, part), vload(centre + j))));
+            T *to = acc[i % VIRTUAL];
+            const T *from = i < VIRTUAL ? start : to;
+            for (int64_t j = 0; j < width; j += LANES) {
+                vec term = width - j >= LANES ? vload(row + j) : vload_part(row + j, width - j);
+                vstore(to + j, fold_join(op, vload(from + j), fold_term(op, term, vload(centre + j))));
+            }
         }
-        while (half /= 2)
-            for (int l = 0; l < half; l++)
+        for (int64_t half = VIRTUAL / 2; half; half /= 2)       /* lanes beyond `rows` are skipped: they add 0 */
+            for (int64_t l = 0; l < half && l + half < rows; l++)
                 for (int64_t j = 0; j < width; j += LANES)
                     vstore(&acc[l][j], fold_join(op, vload(&acc[l][j]), vload(&acc[l + half][j])));
         for (int64_t j = 0; j < width; j++) total[j] = FOLD_TWO(op, total[j], (double)acc[0][j]);

@@ -72,14 +72,16 @@ INLINE vec vcopysign(vec magnitude, vec sign)
 }
 /* -1, 0 or 1; the sign of a zero is kept, NaN is NaN. */
 INLINE vec vsign(vec x) { return vsel(x > 0, vset(1), vsel(x < 0, vset(-1), x)); }
-/* NaN in either operand comes out. */
-INLINE vec vmax(vec x, vec y) { return vsel((x > y) | (x != x), x, y); }
-INLINE vec vmin(vec x, vec y) { return vsel((x < y) | (x != x), x, y); }
-/* Limited from one side. A NaN in x stays: the x86 instructions hand out their second operand then. */
+/* NaN in either operand comes out of vmax and vmin; vatleast and vatmost keep a NaN in x. (The x86 instructions
+   hand out their second operand if either is NaN.) */
 #if defined(MM)
+INLINE vec vmax(vec x, vec y) { return vsel(x != x, x, (vec)MM(max)(x, y)); }
+INLINE vec vmin(vec x, vec y) { return vsel(x != x, x, (vec)MM(min)(x, y)); }
 INLINE vec vatleast(vec x, vec low) { return (vec)MM(max)(low, x); }
 INLINE vec vatmost(vec x, vec high) { return (vec)MM(min)(high, x); }
 #else
+INLINE vec vmax(vec x, vec y) { return vsel((x > y) | (x != x), x, y); }
+INLINE vec vmin(vec x, vec y) { return vsel((x < y) | (x != x), x, y); }
 INLINE vec vatleast(vec x, vec low) { return vsel(x < low, low, x); }
 INLINE vec vatmost(vec x, vec high) { return vsel(x > high, high, x); }
 #endif

@@ -2,8 +2,8 @@
 
    Errors in ulp (largest seen; denormal results: 1 to 2 of theirs):
      exp log pow 1.3   expm1 log1p softplus 1.8   tanh sigmoid 2.4   normcdf 4.5 (with FMA 3.4)
-   Special values are C99's: NaN in, NaN out, and odd functions keep -0. Every table of coefficients is a minimax
-   fit (Remez, 40 digits) of the function beside it; the size of its relative error stands there too. */
+   Special values are C99's: NaN in, NaN out, and odd functions keep -0. Every table of coefficients is a
+   minimax fit (Remez, 40 digits) of the function beside it; the size of its relative error stands there too. */
 #ifndef PN_VMATH_H
 #define PN_VMATH_H
 

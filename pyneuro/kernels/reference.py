@@ -14,7 +14,6 @@ import numpy as np
 from .signature import HOST, KERNELS, Spec, check, check_data
 from .twins import twins
 
-
 # Elementwise
 
 
@@ -163,7 +162,7 @@ def _extreme(reduce, x, y):
     if x.shape[1] == 0 and y.dtype.kind == "f":
         y[...] = np.nan
     else:
-        reduce(x, axis=1, out=y)
+        y[...] = reduce(x, axis=1)                       # into out=y NumPy 1.26 reduces negative strides wrongly
 
 def sum(x, y):
     """y_ab = sum_n x_anb"""
@@ -660,9 +659,16 @@ def silu_curve(g, dy, x, dx):
 _ROOT_2_PI = (2 * np.pi) ** 0.5
 
 
+def _polynomial(x, coefficients):
+    """Highest power first."""
+    y = np.full_like(x, coefficients[0])
+    for c in coefficients[1:]:
+        y *= x
+        y += c
+    return y
+
 def _ratio(x, above, below):
-    """A rational function; highest powers first."""
-    return np.polyval(above, x) / np.polyval(below, x)
+    return _polynomial(x, above) / _polynomial(x, below)
 
 def _bell(x):
     """e^(-x^2/2), and 0 beyond 40. The error of a rounded x^2 would grow by x^2/2, so 10 binary places go first."""
@@ -678,8 +684,8 @@ def _normal_cdf(x):
     """
     x = np.asarray(x, np.float64)
     y = np.minimum(np.absolute(x), 40.0)
-    below = np.piecewise(y, [y <= 0.67448975, y > 32**0.5], [_cdf_near, _cdf_far, _cdf_middle])     # at -y
-    return np.where(x > 0, 1 - below, below)
+    below = np.piecewise(y, [y <= 0.67448975, y > 32**0.5], [_cdf_near, _cdf_far, _cdf_middle])  # at -y
+    return np.absolute((x > 0) - below)                  # 1 - below on the right
 
 def _cdf_near(y):
     return 0.5 - y * _ratio(y * y, [
@@ -790,8 +796,8 @@ def huber_grad(dl, x, t, dx, delta):
     np.multiply(dl, np.clip(x - t, -delta, delta), out=dx)
 
 def bce_with_logits(x, t, l):
-    """l = -t ln sigmoid(x) - (1 - t) ln(1 - sigmoid(x)) = (1 - t) x + ln(1 + e^-x)"""
-    l[...] = (1 - t) * x + _softplus(-x)
+    """l = -t ln sigmoid(x) - (1 - t) ln(1 - sigmoid(x)) = (x (1 - t) if x > 0 else -x t) + ln(1 + e^-|x|)"""
+    l[...] = np.where(x > 0, 1 - t, -t) * x + _softplus(-np.absolute(x))
 
 def bce_with_logits_grad(dl, x, t, dx):
     """dx = dl (sigmoid(x) - t)"""
@@ -829,14 +835,15 @@ class Reference:
     name = "reference"
 
     def __init__(self) -> None:
-        self._approved: dict[Any, tuple[Spec, dict[str | int, int], list[tuple[int, int]] | None]] = {}
+        self._approved: dict[Any, tuple[Spec, dict[str | int, int], list[tuple[int, int]]]] = {}
 
     @np.errstate(all="ignore")
     def run(self, kernel: str, bufs: tuple[np.ndarray, ...], attrs: tuple[float, ...] = ()) -> None:
         """Run one kernel on its buffers, by slot, and its attrs. Raises what `signature.check` does."""
         try:
             # All of a layout that `check` looks at. The flags hold writability and alignment.
-            layout = (kernel, len(attrs), *[(type(b), b.dtype, b.shape, b.strides, b.flags.num) for b in bufs])
+            layout = (kernel, len(attrs), *[part for b in bufs
+                                            for part in (type(b), b.dtype, b.shape, b.strides, b.flags.num)])
         except AttributeError:
             layout = ()                                  # something is no array: check says which
         approved = self._approved.get(layout)
@@ -844,27 +851,20 @@ class Reference:
             spec, extents = check(kernel, bufs, attrs)
             if len(self._approved) >= 4096:
                 self._approved.clear()
-            self._approved[layout] = spec, extents, _may_clash(spec)
+            self._approved[layout] = spec, extents, _to_look_at(spec)
         else:
             spec, extents, pairs = approved
-            if pairs is None or _overlap(bufs, pairs):
-                check_data(spec, bufs, attrs, extents)
+            for i, j in pairs:
+                if np.may_share_memory(bufs[i], bufs[j]):
+                    check_data(spec, bufs, attrs, extents)
+                    break
         DEFINITIONS[kernel](*bufs, *attrs)
 
 
-def _may_clash(spec: Spec) -> list[tuple[int, int]] | None:
-    """The pairs of slots of which one is written; None where check_data has indices to look at anyway."""
-    if any(slot.within for slot in spec.slots):
-        return None
-    return [(i, j) for i, a in enumerate(spec.slots) for j, b in enumerate(spec.slots[:i]) if a.written or b.written]
-
-
-def _overlap(bufs: tuple[np.ndarray, ...], pairs: list[tuple[int, int]]) -> bool:
-    """Quick, and sometimes wrongly true."""
-    for i, j in pairs:
-        if np.may_share_memory(bufs[i], bufs[j]):
-            return True
-    return False
+def _to_look_at(spec: Spec) -> list[tuple[int, int]]:
+    """The pairs of slots whose memory, if shared, is for check_data: one is written; or it is an index, with itself."""
+    return [(i, j) for i, a in enumerate(spec.slots) for j, b in enumerate(spec.slots[:i + 1])
+            if (a.within if i == j else a.written or b.written)]
 
 
 globals().update(twins(Reference().run, DEFINITIONS))

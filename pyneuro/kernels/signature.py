@@ -123,8 +123,10 @@ def _read(folder: Path) -> tuple[dict[str, Spec], dict[str, Spec]]:
 
 
 def _tables() -> Path:
+    """csrc/ of a checkout, else where the build put the tables."""
     here = Path(__file__).parent
-    return here if (here / "kernels.def").exists() else here.parents[1] / "csrc"
+    csrc = here.parents[1] / "csrc"
+    return csrc if (csrc / "kernels.def").exists() else here
 
 
 KERNELS, HOST = _read(_tables())

@@ -33,7 +33,7 @@ def _twin(name: str, run: Run, definition: Callable[..., Any] | None) -> Callabl
         if clash := [k for k in named if k in given or k not in names]:
             raise TypeError(f"{row} does not take {clash[0]!r} here")
         given |= named
-        values = [given.get(k, defaults.get(k)) for k in names]
+        values: list[Any] = [given.get(k, defaults.get(k)) for k in names]
         if None in [v if v is None else 0 for v in values]:
             raise TypeError(f"{row} is missing {[k for k, v in zip(names, values) if v is None]}")
         arrays = [v if s.written else np.asarray(v) for s, v in zip(inputs, values)]

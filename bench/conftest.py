@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How benchmarks run: one thread on one processor, short rounds, and at the end a table of ratios."""
+import math
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+
+for _pool in ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM", "NUMEXPR", "PYNEURO"):
+    os.environ[f"{_pool}_NUM_THREADS"] = "1"                  # before NumPy and its BLAS start theirs
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+import machine  # noqa: E402
+import pytest  # noqa: E402
+
+import pyneuro as pn  # noqa: E402
+
+RESULTS = pytest.StashKey[list]()
+QUICK = {"max_time": "0.05", "min_rounds": 5, "timer": "time.process_time", "disable_gc": True, "quiet": True}
+TABLES = ("--benchmark-columns", "--benchmark-sort", "--benchmark-group-by", "--benchmark-verbose")
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("pyneuro")
+    group.addoption("--sizes", default="4096,262144", help="elements of an operand, about: n[,n...] (default: %(default)s)")
+    group.addoption("--dtype", default="float32", choices=["float32", "float64"], help="of the ops (default: %(default)s)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Short rounds, unless the command line says otherwise; pytest-benchmark's own tables only if it asks for them."""
+    config.stash[RESULTS] = []
+    given = " ".join(map(str, config.invocation_params.args))
+    for name, value in QUICK.items():
+        if f"--benchmark-{name.replace('_', '-')}" not in given and not (name == "quiet" and any(t in given for t in TABLES)):
+            setattr(config.option, f"benchmark_{name}", value)
+
+
+def pytest_generate_tests(metafunc):
+    if "size" in metafunc.fixturenames:
+        metafunc.parametrize("size", [int(n) for n in metafunc.config.option.sizes.split(",")])
+
+
+@pytest.fixture
+def dtype(request):
+    return request.config.option.dtype
+
+
+@dataclass
+class Result:
+    """A line of the table, or half of one: what was measured, on what, and against which."""
+    group: str
+    impl: str
+    baseline: str
+    seconds: float
+    rate: float | None               # work a second
+    unit: str
+    share: float | None              # of the peak
+
+
+@pytest.fixture
+def measure(benchmark, request):
+    """measure(f, group, impl, baseline, flops=, nbytes=): time f, and write down its rate and its share of the peak.
+
+    The peak is the product's that `machine` measured for flops, the copy's of as many bytes for nbytes.
+    """
+    def run(f, group, impl, baseline="reference", flops=0, nbytes=0, dtype="float32"):
+        benchmark.group = group
+        benchmark(f)
+        if benchmark.stats is None:                           # --benchmark-disable
+            return
+        seconds = benchmark.stats.stats.median
+        rate = (flops or nbytes) / seconds or None
+        unit = "GFLOP/s" if flops else "GB/s"
+        peak = machine.flop_rate(dtype) if flops else machine.copy_bandwidth(nbytes) if nbytes else None
+        share = rate / peak if rate and peak else None
+        benchmark.extra_info.update({"impl": impl, "dtype": dtype})
+        if rate:
+            benchmark.extra_info.update({unit: rate / 1e9, "peak": peak / 1e9, "share of peak": share})
+        request.config.stash[RESULTS].append(Result(group, impl, baseline, seconds, rate, unit, share))
+    return run
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info["pyneuro"] = {k: v for k, v in pn.config().items() if k != "environment"}
+    machine_info["peaks"] = machine.describe().splitlines()[-1]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    results = config.stash[RESULTS]
+    if not results:
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("median times, on one thread", sep="-")
+    write(machine.describe())
+    width = max(len(r.group) for r in results) + 2
+    write(f"\n{'':<{width}}{'baseline':>22}{'':>8}{'median':>11}{'ratio':>8}{'rate':>15}{'of peak':>9}")
+    times = {(r.group, r.impl): r.seconds for r in results}
+    against = {r.group for r in results if r.impl != r.baseline}
+    place = {name: i for i, name in enumerate(dict.fromkeys(_subject(r) for r in results))}
+    ratios = defaultdict(list)
+    for r in sorted(results, key=lambda r: place[_subject(r)]):
+        if r.impl == r.baseline and r.group in against:
+            continue                                          # it is in the others' lines
+        before = times.get((r.group, r.baseline))
+        ratio = before / r.seconds if before and r.impl != r.baseline else None
+        if ratio:
+            ratios[r.impl, r.baseline].append(ratio)
+        write(f"{r.group:<{width}}{f'{r.baseline} {_time(before)}' if ratio else '':>22}{r.impl:>8}{_time(r.seconds):>11}"
+              f"{f'{ratio:.2f}x' if ratio else '':>8}{f'{r.rate / 1e9:.1f} {r.unit}' if r.rate else '':>15}"
+              f"{f'{r.share:.0%}' if r.share else '':>9}")
+    write("\nratio: baseline / median. rate: bytes that must move, or operations, a second. of peak: of a copy of as many bytes, "
+          "or of a product.")
+    for (impl, baseline), values in ratios.items():
+        write(f"{impl} against {baseline}: {math.prod(v ** (1 / len(values)) for v in values):.2f}x in the geometric mean of {len(values)}")
+
+
+def _subject(result):
+    """The op: its lines stand together."""
+    return result.group.partition("-")[0]
+
+
+def _time(seconds):
+    return f"{seconds * 1e6:.2f} us" if seconds < 1e-3 else f"{seconds * 1e3:.2f} ms"

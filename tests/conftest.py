@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Fixtures: a generator of random operands, and the backend that a test runs on."""
+import zlib
+
+import numpy as np
+import pytest
+
+import pyneuro as pn
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers that depend on the test's name alone."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """Every test begins with the same seed, and leaves grad mode, default dtype and backend as it found them."""
+    pn.manual_seed(0)
+    before = pn.is_grad_enabled(), pn.get_default_dtype(), pn.current_backend()
+    yield
+    assert (pn.is_grad_enabled(), pn.get_default_dtype(), pn.current_backend()) == before
+
+
+@pytest.fixture
+def on(request):
+    """Parametrised with a backend's name (indirect): the test runs on it."""
+    with pn.backend(request.param) as backend:
+        yield backend
