@@ -46,11 +46,11 @@ def agrees(f, op, tensors):
     with pn.backend("reference"):
         expected = f()
     terms = op.sums(*[t.numpy(force=True) for t in tensors])
-    for got, want in zip(f(), expected):
-        want = want.numpy(force=True)
+    for y, definition in zip(f(), expected):
+        got, want = y.numpy(force=True), definition.numpy(force=True)
         eps = np.finfo(want.dtype).eps if want.dtype.kind == "f" else 0
-        scale = np.max(np.abs(want), initial=0)
-        np.testing.assert_allclose(got.numpy(force=True), want, rtol=256 * eps, atol=(16 + 4 * terms ** 0.5) * eps * scale)
+        atol = (16 + 4 * terms ** 0.5) * eps * np.max(np.abs(want), initial=0)
+        np.testing.assert_allclose(got, want, rtol=256 * eps, atol=atol)
 
 
 def flops(op, tensors):
@@ -82,11 +82,11 @@ def test_with_gradients(op, size, impl, dtype, measure):
     run = with_gradients(op, tensors, attrs)
     with pn.backend(impl):
         agrees(run, op, tensors)
-        if op.work:                                            # a product for each of two inputs, and the one forward
+        if op.work:                    # the forward's product, and one for each of two inputs
             work = {"flops": 3 * flops(op, tensors)}
         elif op.view:
             work = {}
-        else:                                                  # forward; then the result's gradient, what was saved, gradients
+        else:                          # the forward's; then the result's gradient, what was saved, gradients of inputs
             y, *gradients = run()
             saved = [y if i < 0 else tensors[i] for i in op.saves]
             work = {"nbytes": nbytes(*tensors, y, y, *saved, *gradients)}

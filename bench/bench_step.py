@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A training step as PyTorch code has it: 64-128-10, 32 samples, cross-entropy, Adam; with PyTorch itself where it is installed."""
+"""A training step in PyTorch's words: 64-128-10, 32 samples, cross-entropy, Adam; and by PyTorch, if it is installed."""
 import importlib
 import importlib.util
 
@@ -16,11 +16,12 @@ SIZES, BATCH = (64, 128, 10), 32
 def training_step(torch):
     """One step after another on one batch; each returns its loss."""
     rng = np.random.default_rng(0)
-    model = torch.nn.Sequential(torch.nn.Linear(SIZES[0], SIZES[1]), torch.nn.ReLU(), torch.nn.Linear(SIZES[1], SIZES[2]))
+    nn = torch.nn
+    model = nn.Sequential(nn.Linear(SIZES[0], SIZES[1]), nn.ReLU(), nn.Linear(SIZES[1], SIZES[2]))
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.from_numpy(rng.uniform(-0.1, 0.1, p.shape).astype("float32")))
-    loss_of, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), lr=1e-3)
+    loss_of, optimizer = nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), lr=1e-3)
     x = torch.from_numpy(rng.normal(size=(BATCH, SIZES[0])).astype("float32"))
     labels = torch.from_numpy(rng.integers(0, SIZES[2], BATCH))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How benchmarks run: one thread on one processor, short rounds, and at the end a table of ratios."""
-import math
 import os
+import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -18,12 +18,13 @@ import pyneuro as pn  # noqa: E402
 RESULTS = pytest.StashKey[list]()
 QUICK = {"max_time": "0.05", "min_rounds": 5, "timer": "time.process_time", "disable_gc": True, "quiet": True}
 TABLES = ("--benchmark-columns", "--benchmark-sort", "--benchmark-group-by", "--benchmark-verbose")
+WIDTHS = (22, 8, 11, 8, 15, 9)                                # of the last table's columns
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("pyneuro")
-    group.addoption("--sizes", default="4096,262144", help="elements of an operand, about: n[,n...] (default: %(default)s)")
-    group.addoption("--dtype", default="float32", choices=["float32", "float64"], help="of the ops (default: %(default)s)")
+    group.addoption("--sizes", default="4096,262144", help="about how many elements an op is given: n[,n...]")
+    group.addoption("--dtype", default="float32", choices=["float32", "float64"], help="of the ops' operands")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,7 +33,8 @@ def pytest_configure(config):
     config.stash[RESULTS] = []
     given = " ".join(map(str, config.invocation_params.args))
     for name, value in QUICK.items():
-        if f"--benchmark-{name.replace('_', '-')}" not in given and not (name == "quiet" and any(t in given for t in TABLES)):
+        choices = TABLES if name == "quiet" else [f"--benchmark-{name.replace('_', '-')}"]
+        if not any(option in given for option in choices):
             setattr(config.option, f"benchmark_{name}", value)
 
 
@@ -94,7 +96,8 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("median times, on one thread", sep="-")
     write(machine.describe())
     width = max(len(r.group) for r in results) + 2
-    write(f"\n{'':<{width}}{'baseline':>22}{'':>8}{'median':>11}{'ratio':>8}{'rate':>15}{'of peak':>9}")
+    heads = ["baseline", "", "median", "ratio", "rate", "of peak"]
+    write("\n" + " " * width + "".join(f"{head:>{w}}" for head, w in zip(heads, WIDTHS)))
     times = {(r.group, r.impl): r.seconds for r in results}
     against = {r.group for r in results if r.impl != r.baseline}
     place = {name: i for i, name in enumerate(dict.fromkeys(_subject(r) for r in results))}
@@ -106,13 +109,14 @@ def pytest_terminal_summary(terminalreporter, config):
         ratio = before / r.seconds if before and r.impl != r.baseline else None
         if ratio:
             ratios[r.impl, r.baseline].append(ratio)
-        write(f"{r.group:<{width}}{f'{r.baseline} {_time(before)}' if ratio else '':>22}{r.impl:>8}{_time(r.seconds):>11}"
-              f"{f'{ratio:.2f}x' if ratio else '':>8}{f'{r.rate / 1e9:.1f} {r.unit}' if r.rate else '':>15}"
-              f"{f'{r.share:.0%}' if r.share else '':>9}")
-    write("\nratio: baseline / median. rate: bytes that must move, or operations, a second. of peak: of a copy of as many bytes, "
-          "or of a product.")
+        cells = [f"{r.baseline} {_time(before)}" if ratio else "", r.impl, _time(r.seconds),
+                 f"{ratio:.2f}x" if ratio else "", f"{r.rate / 1e9:.1f} {r.unit}" if r.rate else "", f"{r.share:.0%}" if r.share else ""]
+        write(f"{r.group:<{width}}" + "".join(f"{cell:>{w}}" for cell, w in zip(cells, WIDTHS)))
+    write("\nratio: baseline / median. rate: operations a second, or bytes that have to move. "
+          "of peak: of a product's rate, or a copy's.")
     for (impl, baseline), values in ratios.items():
-        write(f"{impl} against {baseline}: {math.prod(v ** (1 / len(values)) for v in values):.2f}x in the geometric mean of {len(values)}")
+        mean = statistics.geometric_mean(values)
+        write(f"{impl} against {baseline}: {mean:.2f}x in the geometric mean of {len(values)}")
 
 
 def _subject(result):

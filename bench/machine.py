@@ -52,10 +52,10 @@ def flop_rate(dtype):
 def describe():
     """One line: processor, ISA, versions, BLAS and peaks."""
     config = pn.config()
+    copies = ", ".join(f"{copy_bandwidth(n) / 1e9:.0f} GB/s at {n >> 10} KiB" for n in (1 << 15, 1 << 18, 1 << 22))
+    products = ", ".join(f"{flop_rate(dtype) / 1e9:.0f} GFLOP/s in {dtype}" for dtype in ("float32", "float64"))
     return (f"{config['cpu']}, {(config['isas'] or ['no extension'])[0]}, one thread; pyneuro {config['version']}, "
-            f"NumPy {config['numpy']} ({_blas()})\n"
-            f"peaks: copy {copy_bandwidth(1 << 15) / 1e9:.0f} GB/s at 32 KiB, {copy_bandwidth(1 << 22) / 1e9:.0f} GB/s at 4 MiB; "
-            f"product float32 {flop_rate('float32') / 1e9:.0f} GFLOP/s, float64 {flop_rate('float64') / 1e9:.0f} GFLOP/s")
+            f"NumPy {config['numpy']} ({_blas()})\npeaks: a copy {copies}; a product {products}")
 
 
 def _blas():

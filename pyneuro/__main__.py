@@ -2,7 +2,7 @@
 """`python -m pyneuro` is the console script `pyneuro`."""
 import sys
 
-from .cli import main
+from .cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

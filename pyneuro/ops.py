@@ -358,9 +358,15 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argsort(axes))
 
 
-def _slice_grad(g: Array, shape: Shape, key: Any) -> Array:
+def _slice(x: Array, key: tuple) -> Array:
+    """x[key] in the same memory, also where it is a single element: NumPy would hand out a number."""
+    y = x[key]
+    return y if isinstance(y, np.ndarray) else x[(*key, ...)]
+
+
+def _slice_grad(g: Array, shape: Shape, key: tuple) -> Array:
     x = filled(shape, g.dtype, 0.0)
-    run("copy", (g, x[key]))
+    run("copy", (g, _slice(x, key)))
     return x
 
 
@@ -370,7 +376,7 @@ Op("permute", "axes in another order", lambda x, axes: x.transpose(axes), lambda
    lambda rng, n: ((table(rng, n),), ((1, 0),)), kind="view", view=True)
 Op("expand", "axes of one repeated, in the same memory", lambda x, shape: np.broadcast_to(x, shape),
    lambda node, g: (g.sum_to(node.shapes[0]),), lambda rng, n: ((table(rng, n)[:1],), (grid(n),)), kind="view", view=True)
-Op("slice", "x[integers, slices, None, ...]", lambda x, key: x[key],
+Op("slice", "x[integers, slices, None, ...]", _slice,
    lambda node, g: (g._op("slice_grad", attrs=(node.shapes[0], node.attrs[0])),),
    lambda rng, n: ((table(rng, n),), ((slice(None), slice(None, None, 2)),)), kind="view", view=True)
 Op("slice_grad", "zeros, and g where x[key] was", _slice_grad, lambda node, g: (g._op("slice", attrs=(node.attrs[1],)),),

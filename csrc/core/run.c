@@ -63,8 +63,8 @@ static void move(void *to, int64_t to_step, const void *from, int64_t from_step,
 #undef MOVE
 }
 
-/* One loop with strides: strided operands are gathered, a block at a time, and written ones scattered. An operand that is
-   read and written in place is gathered into two blocks, before any of its elements in the block is written. */
+/* One loop with strides: strided operands are gathered, a block at a time, and written ones scattered. Memory that is
+   two operands, in place, is gathered twice, before any of these elements is written. */
 static int run_strided(pn_kernel kernel, const pn_call *row)
 {
     _Alignas(64) char block[PN_MAX_BUF][BLOCK * sizeof(double)];

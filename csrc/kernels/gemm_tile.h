@@ -3,9 +3,9 @@
 #ifndef PN_GEMM_TILE_H
 #define PN_GEMM_TILE_H
 
-/* Accumulators, a row of b and one broadcast must fit into the vector registers: 28 + 2 + 1 of AVX-512's 32, 12 + 2 + 1
-   of AVX2's 16, 24 + 3 + 1 of NEON's 32, 8 + 2 + 1 of SSE2's 16 (which needs one more for the product).
-   A product of TILE_FEW rows or fewer is latency-bound unless its tiles are TILE_WIDE vectors wide. */
+/* Accumulators, a row of b and one broadcast must fit into the vector registers: 28 + 2 + 1 of AVX-512's 32,
+   12 + 2 + 1 of AVX2's 16, 24 + 3 + 1 of NEON's 32, 8 + 2 + 1 of SSE2's 16 (which needs one more for the
+   product). A product of at most TILE_FEW rows waits for its sums unless tiles are TILE_WIDE vectors wide. */
 #if defined(__AVX512F__) && PN_WIDTH == 64
 enum { TILE_ROWS = 14, TILE_VECS = 2, TILE_FEW = 4, TILE_WIDE = 4 };
 #define EACH_TILE(X) ROWS_14(X, 1) ROWS_14(X, 2) ROWS_4(X, 4)
@@ -20,18 +20,20 @@ enum { TILE_ROWS = 4, TILE_VECS = 2, TILE_FEW = 2, TILE_WIDE = 4 };
 #define EACH_TILE(X) ROWS_4(X, 1) ROWS_4(X, 2) ROWS_2(X, 4)
 #endif
 
-/* For arrays of vectors that are to live in registers: GCC keeps arrays of vec in memory, because vec may alias. */
+/* For arrays of vectors that are to live in registers: GCC keeps those of vec, which may alias, in memory. */
 typedef T reg __attribute__((vector_size(PN_WIDTH)));
 
 #define ROWS_2(X, vecs)  X(1, vecs) X(2, vecs)
 #define ROWS_4(X, vecs)  ROWS_2(X, vecs) X(3, vecs) X(4, vecs)
 #define ROWS_6(X, vecs)  ROWS_4(X, vecs) X(5, vecs) X(6, vecs)
 #define ROWS_8(X, vecs)  ROWS_6(X, vecs) X(7, vecs) X(8, vecs)
-#define ROWS_14(X, vecs) ROWS_8(X, vecs) X(9, vecs) X(10, vecs) X(11, vecs) X(12, vecs) X(13, vecs) X(14, vecs)
+#define ROWS_14(X, vecs) ROWS_8(X, vecs) X(9, vecs) X(10, vecs) X(11, vecs) \
+                         X(12, vecs) X(13, vecs) X(14, vecs)
 
-/* c[i * ci + j] = sum over p of a[i * ai + p * ap] * b[p * bp + j], or += that sum if `add`: for `rows` values of i and
-   `vecs` whole vectors of j. The caller sees to edges. rows and vecs are constants, so that `sum` is registers.
-   Rows are addressed from every third one, which takes x86 one pointer and the scaled strides ai, 2 ai for three rows. */
+/* c[i * ci + j] = sum over p of a[i * ai + p * ap] * b[p * bp + j], or += that sum if `add`: for `rows`
+   values of i and `vecs` whole vectors of j. The caller sees to edges. rows and vecs are constants, so
+   that `sum` is registers. Rows are addressed from every third one, which takes x86 one pointer and the
+   scaled strides ai, 2 ai for three rows. */
 INLINE void tile(int rows, int vecs, int64_t k, const T *a, int64_t ai, int64_t ap, const T *b, int64_t bp,
                  T *c, int64_t ci, int add)
 {
@@ -70,11 +72,11 @@ INLINE void tile(int rows, int vecs, int64_t k, const T *a, int64_t ai, int64_t 
 typedef void (*tile_function)(int64_t k, const T *a, int64_t ai, int64_t ap, const T *b, int64_t bp,
                               T *c, int64_t ci, int add);
 
-#define TILE_FUNCTION(rows, vecs)                                                                        \
+#define TILE_FUNCTION(rows, vecs)                                                                           \
     static void tile_##rows##x##vecs(int64_t k, const T *a, int64_t ai, int64_t ap, const T *b, int64_t bp, \
-                                     T *c, int64_t ci, int add)                                          \
-    {                                                                                                    \
-        tile(rows, vecs, k, a, ai, ap, b, bp, c, ci, add);                                               \
+                                     T *c, int64_t ci, int add)                                             \
+    {                                                                                                       \
+        tile(rows, vecs, k, a, ai, ap, b, bp, c, ci, add);                                                  \
     }
 EACH_TILE(TILE_FUNCTION)
 #undef TILE_FUNCTION
@@ -83,14 +85,14 @@ EACH_TILE(TILE_FUNCTION)
 static const tile_function tiles[TILE_ROWS + 1][TILE_WIDE + 1] = { EACH_TILE(TILE_ENTRY) };
 #undef TILE_ENTRY
 
-/* Rows of the next tile when `left` remain: no tile is much lower than the others, as it would wait for its sums. */
+/* Rows of the next tile when `left` remain: none is so low that it only waits for its own sums. */
 INLINE int64_t tile_rows(int64_t left)
 {
     if (left <= TILE_ROWS) return left;
     return left < TILE_ROWS + TILE_ROWS / 3 ? (left + 1) / 2 : TILE_ROWS;
 }
 
-/* Columns of the next panel when `left` remain, in a product of m rows: whole vectors as long as there are any. */
+/* Columns of the next panel when `left` remain, in a product of m rows: whole vectors while there are any. */
 INLINE int64_t tile_columns(int64_t left, int64_t m)
 {
     if (m <= TILE_FEW && left >= TILE_WIDE * LANES) return TILE_WIDE * LANES;

@@ -1,5 +1,5 @@
-/* Optimizers as torch 2.13 defines them, in one pass over the parameters. p is the parameter, g its gradient; the
-   hyperparameters are double and rounded to T once. Nothing is fused: the same bits on every ISA. */
+/* Optimizers as torch 2.13 defines them, in one pass over the parameters. p is the parameter, g its gradient;
+   the hyperparameters are double and rounded to T once. Nothing is fused: the same bits on every ISA. */
 
 /* Runs the block for each whole vector, at i, and then for the k lanes that are left. */
 #define EACH_VECTOR(...)                                                                        \
@@ -11,7 +11,8 @@
 #define LOAD(x) (k == LANES ? vload((x) + i) : vload_part((x) + i, k))
 #define STORE(y, x) (k == LANES ? vstore((y) + i, x) : vstore_part((y) + i, x, k))
 
-/* What the blocks share. g is in `slot`, hyper in the next one; the last two say where in hyper they stand. */
+/* What the blocks share. g is in `slot`, hyper in the next one; the last two say where in hyper they stand.
+   */
 #define OPTIMIZER(slot, at_weight_decay, at_maximize)                                           \
     const int64_t n = c->dim[0], g_stride = STRIDE(slot, 0);                                    \
     const T *g = IN(T, slot);                                                                   \
@@ -89,7 +90,8 @@ DEFINE(rmsprop_full)
 {
     OPTIMIZER(4, 3, 6);
     T *p = OUT(T, 0), *s = OUT(T, 1), *a = OUT(T, 2), *v = OUT(T, 3);
-    const T lr = (T)hyper[0], alpha = (T)hyper[1], rest = (T)(1 - hyper[1]), eps = (T)hyper[2], mu = (T)hyper[4];
+    const T lr = (T)hyper[0], alpha = (T)hyper[1], rest = (T)(1 - hyper[1]), eps = (T)hyper[2];
+    const T mu = (T)hyper[4];
     const int centered = hyper[5] != 0;
     EACH_VECTOR(
         vec w = LOAD(p), d = GRADIENT(w);
@@ -126,8 +128,8 @@ DEFINE(adadelta)
     return PN_OK;
 }
 
-/* What adam and amsgrad share, up to the second moment. Their step rate * m / (sqrt(v) / root + eps) is computed as
-   rate * root * m / (sqrt(v) + eps * root), which has a division less. */
+/* What adam and amsgrad share, up to the second moment. Their step rate * m / (sqrt(v) / root + eps) is
+   computed as rate * root * m / (sqrt(v) + eps * root), which has a division less. */
 #define ADAM(slot)                                                                              \
     OPTIMIZER(slot, 4, 6);                                                                      \
     T *p = OUT(T, 0), *m = OUT(T, 1), *v = OUT(T, 2);                                           \

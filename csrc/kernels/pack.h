@@ -5,6 +5,11 @@
 INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
 
 /* The n first lanes, or all of them if n is more. */
+INLINE vec vload_most(const T *p, int64_t n)
+{
+    if (n >= LANES) return vload(p);
+    return vload_part(p, n);
+}
 INLINE void vstore_most(T *p, vec x, int64_t n)
 {
     if (n >= LANES) vstore(p, x);
@@ -18,8 +23,8 @@ INLINE void vstore_most(T *p, vec x, int64_t n)
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vint){__VA_ARGS__})
 #endif
 
-/* Perfect shuffles. ZIP interleaves the lower (upper) elements of a and b, each 128 bits by themselves, which x86 does
-   best; LANE interleaves the lower (upper) 128-bit lanes whole. */
+/* Perfect shuffles. ZIP interleaves the lower (upper) elements of a and b, each 128 bits by themselves, which
+   x86 does best; LANE interleaves the lower (upper) 128-bit lanes whole. */
 enum { LANE = 16 / sizeof(T) };    /* elements of 128 bits */
 #if PN_WIDTH == 16 && PN_TYPE == 32
 #define ZIP_LOW(a, b)   SHUFFLE(a, b, 0, 4, 1, 5)
@@ -49,8 +54,9 @@ enum { LANE = 16 / sizeof(T) };    /* elements of 128 bits */
 #define LANE_HIGH(a, b) SHUFFLE(a, b, 4, 5, 12, 13, 6, 7, 14, 15)
 #endif
 
-/* LANES vectors as a square matrix, transposed. A matrix of 2^s rows is transposed by s perfect shuffles of its upper
-   half with its lower half: first so within the blocks of LANE rows and columns, then so with the blocks. */
+/* LANES vectors as a square matrix, transposed. A matrix of 2^s rows is transposed by s perfect shuffles of
+   its upper half with its lower half: first so within the blocks of LANE rows and columns, then so with
+   the blocks. */
 INLINE void transpose(reg *x)
 {
     reg y[LANES];
@@ -80,22 +86,22 @@ INLINE void transpose(reg *x)
 #endif
 }
 
-/* Lane p of y[q] = x[p * xp + q], for p < rows and q < columns, and 0 beyond. No y[] is indexed by a variable, here and
-   below: it would have to be memory. */
+/* Lane p of y[q] = x[p * xp + q], for p < rows and q < columns, and 0 beyond. No y[] is indexed by a
+   variable, here and below: it would have to be memory. */
 INLINE void load_transposed(reg *y, const T *x, int64_t xp, int64_t rows, int64_t columns)
 {
     if (rows >= LANES && columns >= LANES) {
 #pragma GCC unroll 16
         for (int p = 0; p < LANES; p++, x += xp) y[p] = vload(x);
     } else {
-        columns = least(columns, LANES);
 #pragma GCC unroll 16
-        for (int p = 0; p < LANES; p++, x += xp) y[p] = p < rows ? vload_part(x, columns) : vset(0);
+        for (int p = 0; p < LANES; p++, x += xp) y[p] = p < rows ? vload_most(x, columns) : vset(0);
     }
     transpose(y);
 }
 
-/* panel[p * width + j] = x[p * xp + j * xj] for p < k and j < n, and 0 for n <= j < width, a multiple of LANES. */
+/* panel[p * width + j] = x[p * xp + j * xj] for p < k and j < n, and 0 for n <= j < width, a multiple of
+   LANES. */
 static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, int64_t k, int64_t n)
 {
     if (xj == 1) {

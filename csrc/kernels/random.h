@@ -1,5 +1,6 @@
-/* Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", 2011): 128 random bits
-   for each counter of four words, with no state to carry along. The same words on every ISA: it is all integers. */
+/* Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", 2011): 128 random
+   bits for each counter of four words, with no state to carry along. The same words on every ISA: it is all
+   integers. */
 #ifndef PN_RANDOM_H
 #define PN_RANDOM_H
 
@@ -23,28 +24,55 @@ INLINE random_key read_key(const pn_call *c, int slot)
     return (random_key){ { (uint32_t)mixed, (uint32_t)(mixed >> 32) }, (uint32_t)key[2 * s], key[3 * s] };
 }
 
-/* The words of counters (c0, c1, c2, c3), (c0 + 1, c1, c2, c3), ... in order, for the first `count` words at least,
-   count <= WORDS. word[] holds WORDS of them. The plain loop over counters is what compilers make vectors of. */
-static void philox(const uint32_t key[2], uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
-                   int64_t count, uint32_t *restrict word)
+/* A word in each 64-bit lane. What stands above a word is left there: a product reads the lower halves alone.
+   */
+typedef uint64_t words __attribute__((vector_size(PN_WIDTH), may_alias));
+enum { AT_A_TIME = PN_WIDTH / sizeof(uint64_t) };
+
+INLINE words word_product(words x, uint32_t y)
 {
-    const int counters = (int)((count + 63) / 64 * 16);      /* whole vectors, on any ISA */
-    for (int t = 0; t < counters; t++) {
-        uint32_t x0 = c0 + (uint32_t)t, x1 = c1, x2 = c2, x3 = c3, k0 = key[0], k1 = key[1];
+#if defined(__SSE2__) && PN_WIDTH == 64
+    return (words)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi64(y));
+#elif defined(__SSE2__) && PN_WIDTH == 32
+    return (words)_mm256_mul_epu32((__m256i)x, _mm256_set1_epi64x(y));
+#elif defined(__SSE2__)
+    return (words)_mm_mul_epu32((__m128i)x, _mm_set1_epi64x(y));
+#else
+    return (x & 0xFFFFFFFFu) * (uint64_t)y;
+#endif
+}
+
+/* Random words, written two by two; every ISA here is little-endian. */
+typedef union {
+    uint64_t pair[WORDS / 2];
+    uint32_t word[WORDS];
+} random_words;
+
+/* The words of counters (c0, c1, c2, c3), (c0 + 1, c1, c2, c3), ... in order, for the first `count` words at
+   least, count <= WORDS. */
+static void philox(const uint32_t key[2], uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
+                   int64_t count, random_words *random)
+{
+    words lane, zero = {0};
+    for (int l = 0; l < AT_A_TIME; l++) lane[l] = (uint64_t)l;
+    for (int64_t t = 0; 4 * t < count; t += AT_A_TIME) {
+        words x0 = lane + (c0 + (uint64_t)t), x1 = zero + c1, x2 = zero + c2, x3 = zero + c3;
+        uint32_t k0 = key[0], k1 = key[1];
 #pragma GCC unroll 10
         for (int round = 0; round < 10; round++) {
-            uint64_t p0 = (uint64_t)0xD2511F53u * x0, p1 = (uint64_t)0xCD9E8D57u * x2;
-            x0 = (uint32_t)(p1 >> 32) ^ x1 ^ k0;
-            x1 = (uint32_t)p1;
-            x2 = (uint32_t)(p0 >> 32) ^ x3 ^ k1;
-            x3 = (uint32_t)p0;
+            words p0 = word_product(x0, 0xD2511F53u), p1 = word_product(x2, 0xCD9E8D57u);
+            x0 = (p1 >> 32) ^ x1 ^ k0;
+            x1 = p1;
+            x2 = (p0 >> 32) ^ x3 ^ k1;
+            x3 = p0;
             k0 += 0x9E3779B9u;
             k1 += 0xBB67AE85u;
         }
-        word[4 * t] = x0;
-        word[4 * t + 1] = x1;
-        word[4 * t + 2] = x2;
-        word[4 * t + 3] = x3;
+        words low = (x0 & 0xFFFFFFFFu) | x1 << 32, high = (x2 & 0xFFFFFFFFu) | x3 << 32;
+        for (int l = 0; l < AT_A_TIME; l++) {
+            random->pair[2 * (t + l)] = low[l];
+            random->pair[2 * (t + l) + 1] = high[l];
+        }
     }
 }
 

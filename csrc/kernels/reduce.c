@@ -1,11 +1,12 @@
 /* Reductions over the middle axis of (a, n, b).
 
-   n alone fixes the order in which n numbers are summed, so that neither ISA, strides, nor the other axes change a bit:
-   number i goes to lane i mod VIRTUAL, lanes are folded in halves (lane l and l + VIRTUAL/2, and so on) after every
-   BLOCK numbers, and blocks are added to a double. The error of a float32 sum is that of some 70 additions. */
+   n alone fixes the order in which n numbers are summed, so that neither ISA, strides, nor the other axes
+   change a bit: number i goes to lane i mod VIRTUAL, lanes are folded in halves (lane l and l + VIRTUAL/2,
+   and so on) after every BLOCK numbers, and blocks are added to a double. The error of a float32 sum is that
+   of some 70 additions. */
 enum { VIRTUAL = 256 / sizeof(T), SLOTS = VIRTUAL / LANES, BLOCK = 4096 };
 
-/* What is folded: numbers, their distances from a centre, these squared, or their exponentials above a centre. */
+/* What is folded: numbers, their distances from a centre, the squares or the exponentials of these. */
 enum fold { SUM, MAX, MIN, DISTANCES, SQUARES, EXPONENTIALS };
 
 INLINE T fold_start(enum fold op) { return op == MAX ? -INFINITY : op == MIN ? INFINITY : 0; }
@@ -84,9 +85,10 @@ INLINE double fold_row(enum fold op, const T *x, int64_t stride, int64_t n, T ce
     return total;
 }
 
-/* width <= VIRTUAL neighbouring columns at once, the numbers of each `stride` apart; to the same bits as fold_row. */
-INLINE void fold_columns(enum fold op, const T *x, int64_t stride, int64_t n, int64_t width, const T *centre,
-                         double *total)
+/* width <= VIRTUAL neighbouring columns at once, the numbers of each `stride` apart; to the same bits as
+   fold_row. */
+INLINE void fold_columns(enum fold op, const T *x, int64_t stride, int64_t n, int64_t width,
+                         const T *centre, double *total)
 {
     T start[VIRTUAL], acc[VIRTUAL][VIRTUAL];
     for (int j = 0; j < VIRTUAL; j++) start[j] = fold_start(op);
@@ -102,7 +104,7 @@ INLINE void fold_columns(enum fold op, const T *x, int64_t stride, int64_t n, in
                 vstore(to + j, fold_join(op, vload(from + j), fold_term(op, term, vload(centre + j))));
             }
         }
-        for (int64_t half = VIRTUAL / 2; half; half /= 2)       /* lanes beyond `rows` are skipped: they add 0 */
+        for (int64_t half = VIRTUAL / 2; half; half /= 2)       /* lanes beyond `rows` would only add 0 */
             for (int64_t l = 0; l < half && l + half < rows; l++)
                 for (int64_t j = 0; j < width; j += LANES)
                     vstore(&acc[l][j], fold_join(op, vload(&acc[l][j]), vload(&acc[l + half][j])));
@@ -139,13 +141,14 @@ INLINE int64_t columns_at_once(const reduction *r, int64_t j)
     return r->b - j < VIRTUAL ? r->b - j : VIRTUAL;
 }
 
-INLINE void fold_at(enum fold op, const reduction *r, const T *x, int64_t width, const T *centre, double *total)
+INLINE void fold_at(enum fold op, const reduction *r, const T *x, int64_t width, const T *centre,
+                    double *total)
 {
     if (width == 1) total[0] = fold_row(op, x, r->xn, r->n, centre[0]);
     else fold_columns(op, x, r->xn, r->n, width, centre, total);
 }
 
-/* The fold times `scale` divided by `divisor`. */
+/* The fold, divided by `divisor`. */
 INLINE int reduce(enum fold op, reduction r, double divisor)
 {
     const T centre[VIRTUAL] = {0};
@@ -176,7 +179,8 @@ DEFINE(column_sum)
                                     0, STRIDE(0, 0), STRIDE(0, 1), 0, STRIDE(1, 0)), 1);
 }
 
-/* The sum of squared distances from the rounded mean, less what the rounding put in (Chan, Golub, LeVeque 1983). */
+/* The sum of squared distances from the rounded mean, less what the rounding put in (Chan, Golub, LeVeque
+   1983). */
 DEFINE(var)
 {
     const reduction r = middle(c);

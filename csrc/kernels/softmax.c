@@ -1,8 +1,8 @@
-/* The softmax family: exponentials shifted by the row's maximum, so that finite numbers never overflow. A row that is
-   all -inf, or has a +inf, is NaN. */
+/* The softmax family: exponentials shifted by the row's maximum, so that finite numbers never overflow. A row
+   that is all -inf, or has a +inf, is NaN. */
 
-/* Lines of n numbers to work on. One, contiguous along n; or, where `across`, up to VIRTUAL of them side by side, each
-   contiguous with its neighbours and its own numbers a stride apart. */
+/* Lines of n numbers to work on. One, contiguous along n; or, where `across`, up to VIRTUAL of them side by
+   side, each contiguous with its neighbours and its own numbers a stride apart. */
 typedef struct {
     int      across;
     int64_t  n, lines;
@@ -11,8 +11,8 @@ typedef struct {
     int64_t  xs[2], ys;
 } sheet;
 
-/* Lines of no more numbers than this are copied so that they lie side by side: a vector then is one number of each of
-   LANES lines, and nothing is folded within vectors. */
+/* Lines of no more numbers than this are copied so that they lie side by side: a vector then is one number of
+   each of LANES lines, and nothing is folded within vectors. */
 enum { SHORT = 32 };
 
 /* One number for each line. Whole vectors are read, hence all are given a value. */
@@ -38,10 +38,15 @@ INLINE void each_number(per_number f, int inputs, const sheet *s, per_line p, pe
         const T *x = s->x[0] + i * s->xs[0], *x1 = inputs > 1 ? s->x[1] + i * s->xs[1] : x;
         T *y = s->y + i * s->ys;
         for (int64_t j = 0; j < width; j += LANES) {
-            vec vp = s->across ? vload(p.of + j) : vset(p.of[0]), vq = s->across ? vload(q.of + j) : vset(q.of[0]);
             const int64_t k = width - j;
-            if (k >= LANES) vstore(y + j, f(vload(x + j), vload(x1 + j), vload(y + j), vp, vq));
-            else vstore_part(y + j, f(vload_part(x + j, k), vload_part(x1 + j, k), vload_part(y + j, k), vp, vq), k);
+            vec vp = s->across ? vload(p.of + j) : vset(p.of[0]);
+            vec vq = s->across ? vload(q.of + j) : vset(q.of[0]);
+            if (k >= LANES) {
+                vstore(y + j, f(vload(x + j), vload(x1 + j), vload(y + j), vp, vq));
+            } else {
+                vec old = vload_part(y + j, k);
+                vstore_part(y + j, f(vload_part(x + j, k), vload_part(x1 + j, k), old, vp, vq), k);
+            }
         }
     }
 }
@@ -97,8 +102,9 @@ INLINE void copy_lines(T *y, int64_t y_line, int64_t y_number, const T *x, int64
         for (int64_t k = 0; k < n; k++) y[i * y_line + k * y_number] = x[i * x_line + k * x_number];
 }
 
-/* f along the middle axis of the inputs and the output, which is the slot after them. Where all slots are contiguous
-   along another axis, or along this one and it is not short, f works on them as they are; otherwise on copies. */
+/* f along the middle axis of the inputs and the output, which is the slot after them. Where all slots are
+   contiguous along another axis, or along this one and it is not short, f works on them as they are;
+   otherwise on copies. */
 INLINE int along_middle(const pn_call *c, int inputs, void (*f)(const sheet *))
 {
     const int64_t n = c->dim[1];
@@ -123,10 +129,13 @@ INLINE int along_middle(const pn_call *c, int inputs, void (*f)(const sheet *))
                         .ys = copy ? number : STRIDE(inputs, 1) };
             for (int slot = 0; slot < inputs; slot++) {
                 const T *x = IN(T, slot) + i * STRIDE(slot, outer) + j * STRIDE(slot, inner);
+                s.x[slot] = x;
+                s.xs[slot] = STRIDE(slot, 1);
+                if (!copy) continue;
                 T *to = copy + (slot + 1) * size;
-                if (copy) copy_lines(to, 1, number, x, STRIDE(slot, inner), STRIDE(slot, 1), lines, n);
-                s.x[slot] = copy ? to : x;
-                s.xs[slot] = copy ? number : STRIDE(slot, 1);
+                copy_lines(to, 1, number, x, STRIDE(slot, inner), STRIDE(slot, 1), lines, n);
+                s.x[slot] = to;
+                s.xs[slot] = number;
             }
             if (across) f(&s);
             else s.across = 0, s.lines = 1, f(&s);          /* a copy of f that is compiled for one line */
@@ -152,7 +161,8 @@ INLINE const T *contiguous(const T *x, int64_t stride, int64_t n, T *to)
     return to;
 }
 
-/* lse = high + above for some rows: one, or where they are short as many as VIRTUAL, whose copy takes SHORT * VIRTUAL. */
+/* lse = high + above for some rows: one, or where they are short as many as VIRTUAL, whose copy takes SHORT *
+   VIRTUAL. */
 typedef struct {
     int64_t  rows;
     per_line high, above;
@@ -189,8 +199,9 @@ DEFINE(cross_entropy)
     T *losses = OUT(T, 4), *lse = OUT(T, 5);
     int error = indices_fit(c, 1, m, n, &ignore);
     if (error) return error;
-    T *copy = pn_scratch((size_t)(3 * size) * sizeof(T)), *terms = copy + 2 * size;
+    T *copy = pn_scratch((size_t)(3 * size) * sizeof(T));
     if (!copy) return PN_NO_MEMORY;
+    T *terms = copy + 2 * size;
     const T *w = smoothing != 0 ? contiguous(weight, STRIDE(2, 0), n, copy + size) : NULL;
 
     double sum = 0, weights = 0;

@@ -117,16 +117,23 @@ cdef class Row:
     cdef Slot slot[PN_MAX_BUF]
 
 
+cdef str compiled_text(int kernel):
+    """The signature in C, as `Spec.text` has it."""
+    return " ".join(pn_kernel_signature[kernel].decode().split()).removesuffix(" ;")
+
+
 cdef Row new_row(str kernel):
     cdef Row row = Row()
     cdef Slot *slot
     spec = signature.KERNELS[kernel]
-    if spec.text != signatures()[kernel]:
-        raise RuntimeError(f"the compiled {kernel!r} has the signature '{signatures()[kernel]}', kernels.def says "
+    if spec.text != compiled_text(ids[kernel]):
+        raise RuntimeError(f"the compiled {kernel!r} has the signature '{compiled_text(ids[kernel])}', kernels.def says "
                            f"'{spec.text}'; build pyneuro again")
     letters = {letter: position for position, letter in enumerate(spec.letters)}
-    row.kernel, row.slots, row.attrs, row.letters, row.lead = ids[kernel], len(spec.slots), len(spec.attrs), len(letters), -1
-    if row.slots > PN_MAX_BUF or row.attrs > PN_MAX_ATTR or row.letters > PN_MAX_RANK:
+    row.kernel, row.lead = ids[kernel], -1
+    row.slots, row.attrs, row.letters = len(spec.slots), len(spec.attrs), len(letters)
+    rank = max(row.letters, *[len(s.axes) for s in spec.slots])
+    if row.slots > PN_MAX_BUF or row.attrs > PN_MAX_ATTR or rank > PN_MAX_RANK:
         raise RuntimeError(f"{spec} is larger than a pn_call")
     for i, s in enumerate(spec.slots):
         slot = &row.slot[<int>i]
@@ -166,16 +173,20 @@ cdef inline bint repeats(cnp.ndarray a, int axis):
     return cnp.PyArray_STRIDES(a)[axis] == 0 and cnp.PyArray_DIMS(a)[axis] > 1 and size_of(a) != 0
 
 
+cdef inline bint same(cnp.npy_intp *a, cnp.npy_intp *b, int ndim):
+    return ndim == 0 or memcmp(a, b, ndim * sizeof(cnp.npy_intp)) == 0
+
+
 cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b):
     return a is b or (cnp.PyArray_NDIM(a) == cnp.PyArray_NDIM(b) and
-                      memcmp(cnp.PyArray_DIMS(a), cnp.PyArray_DIMS(b), cnp.PyArray_NDIM(a) * sizeof(cnp.npy_intp)) == 0)
+                      same(cnp.PyArray_DIMS(a), cnp.PyArray_DIMS(b), cnp.PyArray_NDIM(a)))
 
 
 cdef inline bint same_view(cnp.ndarray a, cnp.ndarray b):
     """Whether they are the very same elements in the same order."""
     return a is b or (
-        cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b) and cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(b) and same_shape(a, b) and
-        memcmp(cnp.PyArray_STRIDES(a), cnp.PyArray_STRIDES(b), cnp.PyArray_NDIM(a) * sizeof(cnp.npy_intp)) == 0)
+        cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b) and cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(b) and
+        same_shape(a, b) and same(cnp.PyArray_STRIDES(a), cnp.PyArray_STRIDES(b), cnp.PyArray_NDIM(a)))
 
 
 cdef int fill(pn_call *c, Row row, tuple bufs, tuple attrs) except -1:
@@ -368,7 +379,7 @@ cdef bint near(const pn_call *c, Row row, tuple bufs):
     return False
 
 
-cdef inline bint long(const pn_call *c):
+cdef inline bint heavy(const pn_call *c):
     """Whether releasing the GIL, some 30 ns, is nothing beside the work."""
     cdef double work = 1
     cdef int i
@@ -399,7 +410,8 @@ def _capped():
     if not cap:
         return supported[0]
     if cap not in compiled:
-        raise ValueError(f"PYNEURO_ISA={os.environ['PYNEURO_ISA']!r} is not an ISA of this build; choose from {', '.join(compiled)}")
+        raise ValueError(f"PYNEURO_ISA={os.environ['PYNEURO_ISA']!r} is not an ISA of this build; "
+                         f"choose from {', '.join(compiled)}")
     allowed = list(compiled)[list(compiled).index(cap):]
     return next(name for name in supported if name in allowed)           # baseline always is
 
@@ -416,8 +428,7 @@ def isas():
 
 def signatures():
     """What kernels.def said of each kernel when this was compiled."""
-    return {pn_kernel_name[i].decode(): " ".join(pn_kernel_signature[i].decode().split()).removesuffix(" ;")
-            for i in range(PN_KERNEL_COUNT)}
+    return {name: compiled_text(kernel) for name, kernel in ids.items()}
 
 
 def build_info():
@@ -457,7 +468,7 @@ cdef class Native:
         status = fill(&c, row, bufs, attrs)
         if status != FITS and not (status == NEAR and apart(row, bufs)):
             return unfit(self, kernel, bufs, attrs, status)
-        if long(&c):
+        if heavy(&c):
             with nogil:
                 status = pn_run(self.table, &c, 1, flush_denormals, &failed)
         else:

@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command line: `pyneuro demo` trains a network on handwritten digits and measures it, `pyneuro info` tells what runs here.
+
+Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted, 141 nobody reads the output any more.
+"""
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+import pyneuro as pn
+from pyneuro import nn, optim
+from pyneuro.datasets import load_digits
+from pyneuro.kernels import Backend, Reference, current_backend, make_backend
+from pyneuro.metrics import accuracy, confusion_matrix
+from pyneuro.nn import functional as F
+
+if TYPE_CHECKING:
+    import argparse
+
+CLASSES = 10
+WIDEST = 10_000                # of --hidden: two such layers and their optimizer fit in 2 GB
+LABEL_SMOOTHING = 0.1          # keeps the loss away from 0, where rounding would be all that is left to compare
+
+# What suits digits, when --lr does not say otherwise; an optimizer that is not here starts with its own defaults.
+START = {"sgd": dict(lr=0.2, momentum=0.9), "adam": dict(lr=0.005), "adamw": dict(lr=0.005), "rmsprop": dict(lr=0.003),
+         "adagrad": dict(lr=0.05), "adadelta": dict(lr=2.0)}
+
+# NumPy's BLAS reads these when NumPy is imported, and never again.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+                            "PYNEURO_NUM_THREADS"), "1")
+
+
+def program() -> int:
+    """The console script: main, where `demo` begins anew with every library on one thread, as comparing wants it."""
+    if sys.argv[1:2] == ["demo"] and not ONE_THREAD.items() <= os.environ.items() and sys.executable:
+        quiet = {} if pn.kernels.has_native else {"PYNEURO_BACKEND": current_backend().name}   # or it would warn again
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **ONE_THREAD, **quiet})
+    return main()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command (of sys.argv) and return the exit code; errors are a sentence on standard error."""
+    try:
+        code = _command(argv)
+        if sys.stdout:
+            sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except BrokenPipeError:
+        _drop_output()
+        return 141
+    except (FloatingPointError, MemoryError, OSError) as error:
+        _drop_output()
+        return _failed(str(error) or "out of memory", 1)
+
+
+def _command(argv: list[str] | None) -> int:
+    parser = _parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:                    # argparse has said why
+        return int(stop.code or 0)
+    if not args.command:
+        parser.print_help(sys.stderr)
+        return 2
+    return demo(args) if args.command == "demo" else info(args)
+
+
+def _failed(sentence: str, code: int) -> int:
+    print(f"pyneuro: {sentence}", file=sys.stderr)
+    return code
+
+
+def _drop_output() -> None:
+    """Let what is left in a stream that cannot be written to go nowhere, so that Python does not try again at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+# Arguments
+
+def _parser() -> "argparse.ArgumentParser":
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def number(kind: type, what: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
+        def parse(text: str) -> Any:
+            try:
+                if fits(value := kind(text)):
+                    return value
+            except ValueError:
+                pass
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return parse
+
+    def one_of(what: str, choices: list[str]) -> Callable[[str], str]:
+        def parse(text: str) -> str:
+            if text not in choices:
+                raise argparse.ArgumentTypeError(f"{text!r} is not {what}; choose from {', '.join(choices)}")
+            return text
+        return parse
+
+    def backend(text: str) -> Backend:
+        try:
+            return make_backend(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    def widths(text: str) -> tuple[int, ...]:
+        parts = text.split(",")
+        if not all(part.strip().isdecimal() and len(part) < 10 and 1 <= int(part) <= WIDEST for part in parts):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of widths from 1 to {WIDEST} such as 128 or 256,128")
+        return tuple(map(int, parts))
+
+    count = number(int, "a whole number of at least 1", lambda n: n >= 1)
+    rate = number(float, "a positive number", lambda x: 0 < x < math.inf)
+    activations, optimizers = list(nn.activations.ACTIVATIONS), list(optim.OPTIMIZERS)
+
+    parser = Parser(prog="pyneuro", description="Neural networks on the CPU.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"pyneuro {pn.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="demo | info")
+
+    new = commands.add_parser("demo", help="train a network on handwritten digits, and measure it", allow_abbrev=False,
+                              description="Trains a dense network on handwritten digits, tests it on some that it has not seen, "
+                                          "and times the same training on the NumPy reference.")
+    new.add_argument("--backend", type=backend, metavar="NAME", help="native, reference or native:<isa> (default: the best here)")
+    new.add_argument("--epochs", type=count, default=30, metavar="N", help="passes over the training set (%(default)s)")
+    new.add_argument("--hidden", type=widths, default="256,128", metavar="N[,N...]", help="widths of the hidden layers (%(default)s)")
+    new.add_argument("--activation", type=one_of("an activation", activations), default="silu", metavar="NAME",
+                     help=f"{', '.join(activations)} (%(default)s)")
+    new.add_argument("--optimizer", type=one_of("an optimizer", optimizers), default="sgd", metavar="NAME",
+                     help=f"{', '.join(optimizers)} (%(default)s; sgd with momentum 0.9)")
+    new.add_argument("--lr", type=rate, metavar="X", help="learning rate (default: what suits the optimizer)")
+    new.add_argument("--batch-size", type=count, default=32, metavar="N", help="samples in a step (%(default)s)")
+    new.add_argument("--seed", type=number(int, "a whole number", lambda n: True), default=0, metavar="N",
+                     help="of the split, the first weights and every shuffle (%(default)s)")
+    new.add_argument("--json", action="store_true", help="one JSON object on standard output, all else on standard error")
+
+    new = commands.add_parser("info", help="tell what runs here: CPU, kernels, build, versions", allow_abbrev=False,
+                              description="Tells versions, CPU, backends, build and the environment variables in force.")
+    new.add_argument("--json", action="store_true", help="as one JSON object")
+    return parser
+
+
+# info
+
+def info(args: "argparse.Namespace") -> int:
+    if args.json:
+        import json
+        print(json.dumps(pn.config(), default=str))
+    else:
+        pn.show_config()
+    return 0
+
+
+# demo: what is trained
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides the numbers of a training, but for the backend."""
+    hidden: tuple[int, ...]
+    activation: str
+    optimizer: str
+    settings: dict[str, float]       # of the optimizer
+    epochs: int
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    epoch: int
+    loss: float                      # mean over the epoch's steps
+    accuracy: float                  # on the training set, after the epoch
+    seconds: float                   # of its steps alone
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training, and what the network then says of the digits that it has not seen."""
+    epochs: list[Epoch]
+    preds: np.ndarray
+    target: np.ndarray
+    steps: int
+    samples: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(e.seconds for e in self.epochs)
+
+
+def split(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shuffled indices to train on and to test on: of each class a fifth is for the test."""
+    order = pn.randperm(len(target)).numpy()
+    order = order[np.argsort(target[order], kind="stable")]
+    tested = np.arange(len(order)) % 5 == 0
+    return order[~tested], order[tested]
+
+
+def network(config: Config, features: int) -> nn.Sequential:
+    widths = [features, *config.hidden]
+    return nn.Sequential(*[nn.Dense(n, m, config.activation) for n, m in zip(widths, widths[1:])],
+                         nn.Dense(widths[-1], CLASSES))
+
+
+def fit(config: Config, backend: Backend, report: Callable[[Epoch], None]) -> Run:
+    """Train on a backend. The clock runs only during steps: not while shuffling, evaluating or reporting.
+
+    Raises FloatingPointError when the loss is no longer finite.
+    """
+    images, digits = load_digits(return_X_y=True)
+    images = (images / 16).astype(np.float32)
+    with pn.backend(backend):
+        pn.manual_seed(config.seed)
+        train, test = split(digits)
+        x, labels, x_test = map(pn.from_numpy, (images[train], digits[train], images[test]))
+        model = network(config, images.shape[1])
+        optimizer = optim.OPTIMIZERS[config.optimizer](model.parameters(), **config.settings)
+        epochs = []
+        for number in range(1, config.epochs + 1):
+            order = pn.randperm(len(train))
+            loss, seconds = train_epoch(model, optimizer, x[order], labels[order], config.batch_size)
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss} in epoch {number}; try a smaller --lr than "
+                                         f"{config.settings['lr']:g}")
+            epochs.append(Epoch(number, loss, accuracy(predict(model, x), labels), seconds))
+            report(epochs[-1])
+        preds = predict(model, x_test)
+    steps = math.ceil(len(train) / config.batch_size) * config.epochs
+    return Run(epochs, preds, digits[test], steps, len(train) * config.epochs)
+
+
+def train_epoch(model: nn.Module, optimizer: optim.Optimizer, x: pn.Tensor, labels: pn.Tensor, size: int) -> tuple[float, float]:
+    """One pass in batches of a size; returns the mean loss and the seconds it took."""
+    total, start = 0.0, time.perf_counter()
+    for i in range(0, len(x), size):
+        batch, wanted = x[i:i + size], labels[i:i + size]
+        loss = F.cross_entropy(model(batch), wanted, label_smoothing=LABEL_SMOOTHING)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(batch)
+    return total / len(x), time.perf_counter() - start
+
+
+def predict(model: nn.Module, x: pn.Tensor) -> np.ndarray:
+    with pn.no_grad():
+        return model(x).argmax(1).numpy()
+
+
+# demo: what is told
+
+def demo(args: "argparse.Namespace") -> int:
+    """Train, test, compare with the reference; text for people on one stream, or JSON for programs."""
+    config = Config(args.hidden, args.activation, args.optimizer, settings(args.optimizer, args.lr), args.epochs,
+                    args.batch_size, args.seed)
+    backend: Backend = args.backend or current_backend()
+    out = sys.stderr if args.json else sys.stdout
+
+    def say(*lines: str) -> None:
+        print(*lines, sep="\n", file=out, flush=True)
+
+    say(*heading(config, backend), "", f"{'epoch':>5}{'loss':>10}{'train accuracy':>17}{'seconds':>10}")
+    run = fit(config, backend, lambda e: say(f"{e.epoch:>5}{e.loss:>10.4f}{e.accuracy:>16.2%} {e.seconds:>9.3f}"))
+    matrix = confusion_matrix(run.preds, run.target, CLASSES)
+    pair = worst_pair(matrix)
+    say("", f"Test accuracy {accuracy(run.preds, run.target):.2%}: {np.trace(matrix)} of {matrix.sum()} digits that it had not seen.",
+        "", *table(matrix), "", pair_in_words(pair), "")
+
+    reference = run
+    if backend.name != "reference":
+        say("The same training on the reference backend, which is NumPy ...")
+        reference = fit(config, Reference(), progress(config.epochs))
+    threads = numpy_threads()
+    say(*timing(backend.name, run, reference, threads))
+
+    if args.json:
+        import json
+        print(json.dumps(dict(
+            test_accuracy=accuracy(run.preds, run.target), speedup=reference.seconds / run.seconds,
+            steps_per_second=run.steps / run.seconds, samples_per_second=run.samples / run.seconds,
+            seconds=run.seconds, reference_seconds=reference.seconds, loss_difference=loss_difference(run, reference),
+            steps=run.steps, samples=run.samples, epochs=[asdict(e) for e in run.epochs],
+            confusion_matrix=matrix.tolist(), worst_pair=pair, backend=backend.name, isa=isa(backend),
+            numpy_threads=threads, seed=config.seed, config=asdict(config), version=pn.__version__)))
+    return 0
+
+
+def settings(optimizer: str, lr: float | None) -> dict[str, float]:
+    """An optimizer's arguments, lr among them."""
+    import inspect
+
+    own = inspect.signature(optim.OPTIMIZERS[optimizer]).parameters["lr"].default
+    return {"lr": own, **START.get(optimizer, {}), **({} if lr is None else {"lr": lr})}
+
+
+def isa(backend: Backend) -> str | None:
+    """The instruction set of a native backend, also of one inside a Checked or Traced."""
+    return getattr(getattr(backend, "inner", backend), "isa", None)
+
+
+def heading(config: Config, backend: Backend) -> list[str]:
+    layers = "-".join(map(str, (64, *config.hidden, CLASSES)))
+    numbers = ", ".join(f"{name} {value:g}" for name, value in config.settings.items())
+    return [f"pyneuro {pn.__version__} learns to read digits of 8 x 8 pixels (UCI; Alpaydin and Kaynak 1998)",
+            f"network {layers} with {config.activation}, {config.optimizer} with {numbers}, batches of {config.batch_size}",
+            f"float32 on {backend.name}, seed {config.seed}; cross-entropy, labels smoothed by {LABEL_SMOOTHING:g}"]
+
+
+def progress(epochs: int) -> Callable[[Epoch], None]:
+    """A counter on a terminal, nothing elsewhere."""
+    def report(e: Epoch) -> None:
+        if sys.stderr.isatty():
+            print(f"\repoch {e.epoch} of {epochs}", end="\r\033[K" if e.epoch == epochs else "", file=sys.stderr, flush=True)
+    return report
+
+
+def table(matrix: np.ndarray) -> list[str]:
+    """A row for each true digit, a column for each predicted one, a dot for none."""
+    wide = max(4, len(str(matrix.max())) + 1)
+    cells = [[f"{n or '.':>{wide}}" for n in row] for row in matrix]
+    return [f"{'read as':<8}" + "".join(f"{j:>{wide}}" for j in range(CLASSES)),
+            *(f"{'true' if i == 0 else '':<6}{i:>2}" + "".join(row) for i, row in enumerate(cells))]
+
+
+def worst_pair(matrix: np.ndarray) -> dict[str, int] | None:
+    """The true and the predicted class that were mixed up most often (of equals the first), or None."""
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
+    true, predicted = divmod(int(wrong.argmax()), len(matrix))
+    if not wrong[true, predicted]:
+        return None
+    return dict(true=true, predicted=predicted, count=int(wrong[true, predicted]), of=int(matrix[true].sum()))
+
+
+def pair_in_words(pair: dict[str, int] | None) -> str:
+    if pair is None:
+        return "No digit was read as another."
+    times = {1: "once", 2: "twice"}.get(pair["count"], f"{pair['count']} times")
+    return f"Worst confusion: {pair['true']} was read as {pair['predicted']} {times} in {pair['of']}."
+
+
+def timing(name: str, run: Run, reference: Run, threads: int | None) -> list[str]:
+    def row(name: str, run: Run) -> str:
+        return (f"{name:<16}{run.steps:>8} steps in {run.seconds:>8.3f} s{run.steps / run.seconds:>12,.0f} steps/s"
+                f"{run.samples / run.seconds:>14,.0f} samples/s")
+
+    if reference is run:
+        return [row(name, run), f"This is the reference; the speedup is over it. {threads_in_words(threads)}"]
+    return [row(name, run), row("reference", reference),
+            f"Speedup {reference.seconds / run.seconds:.2f} over the reference; {name} runs on one thread. {threads_in_words(threads)}",
+            f"The losses of the epochs agree to {loss_difference(run, reference):.1e}."]
+
+
+def loss_difference(run: Run, reference: Run) -> float:
+    """The largest relative difference of two runs' losses in an epoch."""
+    return max(abs(e.loss - r.loss) / abs(r.loss) for e, r in zip(run.epochs, reference.epochs))
+
+
+def numpy_threads() -> int | None:
+    """How many threads NumPy's BLAS may use, or None where that cannot be told."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return 1 if ONE_THREAD.items() <= os.environ.items() else None
+    return max((pool["num_threads"] for pool in threadpool_info()), default=1)
+
+
+def threads_in_words(threads: int | None) -> str:
+    if threads == 1:
+        return "NumPy runs on one thread."
+    told = "as many threads as its BLAS likes" if threads is None else f"up to {threads} threads"
+    return f"NumPy runs on {told} (OMP_NUM_THREADS=1 pins it)."

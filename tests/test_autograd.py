@@ -1,0 +1,610 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Semantics of the graph. Each program below is run with pyneuro on every backend, and with torch where it is installed;
+all must give the numbers, or the error, that stand beside it."""
+import gc
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+from cases import BACKENDS
+
+import pyneuro as pn
+
+PROGRAMS, REFUSALS = [], []
+
+
+def gives(*expected):
+    """Register a program of a torch-like module, and the numbers that it returns."""
+    def register(program):
+        PROGRAMS.append(pytest.param(program, list(expected), id=program.__name__))
+        return program
+    return register
+
+
+def refused(words):
+    """Register a program that ends in a RuntimeError; these words are in pyneuro's."""
+    def register(program):
+        REFUSALS.append(pytest.param(program, words, id=program.__name__))
+        return program
+    return register
+
+
+def plain(value):
+    if isinstance(value, (tuple, list)):
+        return [plain(v) for v in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def check(program, expected, t):
+    value = program(t)
+    assert (plain(value) if isinstance(value, tuple) else [plain(value)]) == expected
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="torch is not installed: only the stored expectations are compared")
+
+
+# --------------------------------------------------------------------------------------------------------- the programs
+
+def leaf(t, *values):
+    return t.tensor([float(v) for v in values], requires_grad=True)
+
+
+@gives([6.0, 12.0])
+def three_backwards_give_three_times_the_gradient(t):
+    x = leaf(t, 1, 2)
+    for _ in range(3):
+        (x * x).sum().backward()
+    return x.grad
+
+
+@gives([4.0, 8.0])
+def a_retained_graph_can_be_walked_again(t):
+    x = leaf(t, 1, 2)
+    y = (x * x).sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    return x.grad
+
+
+@gives(2 * 3.0 + 3 * 9.0 + 1.0)
+def diamonds_sum_their_paths(t):
+    x = t.tensor(3.0, requires_grad=True)
+    y = x * x
+    (y + y * x + x).backward()
+    return x.grad
+
+
+@gives([2.0, 3.0], [0.0, 1.0], [1.0, 1.0, 1.0])
+def every_leaf_gets_its_own(t):
+    a, b, c = leaf(t, 0, 1), leaf(t, 2, 3), leaf(t, 0, 0, 0)
+    ((a * b).sum() + c.sum()).backward()
+    return a.grad, b.grad, c.grad
+
+
+@gives(False, True, False, True, True)
+def no_grad_records_nothing(t):
+    x = leaf(t, 1)
+    with t.no_grad():
+        a = (x * 2).requires_grad
+        with t.enable_grad():
+            b = (x * 2).requires_grad
+        c = (x * 2).requires_grad
+
+    @t.no_grad()
+    def decorated():
+        return t.is_grad_enabled()
+    return a, b, c, not decorated(), (x * 2).requires_grad
+
+
+@gives(False, True)
+def grad_mode_can_be_set_by_value(t):
+    x = leaf(t, 1)
+    with t.set_grad_enabled(False):
+        a = (x * 2).requires_grad
+    return a, t.is_grad_enabled()
+
+
+@gives([1.0, 2.0], False, True)
+def detach_cuts(t):
+    x = leaf(t, 1, 2)
+    y = x.detach()
+    (y * x).sum().backward()
+    return x.grad, y.requires_grad, y.data_ptr() == x.data_ptr()
+
+
+@gives([8.0, 16.0])
+def writing_in_place_goes_on_in_the_graph(t):
+    x = leaf(t, 1, 2)
+    y = x * 2
+    y *= y.clone()
+    y += 1
+    y.sum().backward()
+    return x.grad
+
+
+@gives([1.0, 2.0, 2.0, 1.0], [0.0, 2.0, 4.0, 3.0])
+def writing_a_view_rewrites_its_base(t):
+    x = leaf(t, 0, 1, 2, 3)
+    y = x * 1
+    v = y[1:3]
+    v.mul_(2)
+    y.sum().backward()
+    return x.grad, y.detach()
+
+
+@gives([3.0, 0.0, 0.0], [0.0, 3.0, 0.0])
+def a_view_taken_before_sees_what_its_base_became(t):
+    x, z = leaf(t, 1, 2, 3), leaf(t, 1, 2, 3)
+    y = x * 1
+    v = y[0]
+    y.mul_(3)
+    v.backward()
+    y = z * 1
+    v = y[1]
+    y[1].mul_(3)
+    v.backward()
+    return x.grad, z.grad
+
+
+@gives([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+def views_of_views_write_through(t):
+    x = t.ones(2, 3, requires_grad=True)
+    y = x * 1
+    y[1][1:].zero_()
+    y.sum().backward()
+    return x.grad
+
+
+@gives([0.0, 1.0, 0.0], [1.0, 0.0])
+def setitem_moves_the_gradient_to_the_value(t):
+    x, v = leaf(t, 1, 2, 3), leaf(t, 7, 8)
+    y = x * 1
+    y[0] = v[0]
+    y[2] = 5.0
+    y.sum().backward()
+    return x.grad, v.grad
+
+
+@gives([0.0, 1.0, 0.0])
+def setitem_by_mask(t):
+    x = leaf(t, -1, 2, -3)
+    y = x * 1
+    y[y < 0] = 0.0
+    y.sum().backward()
+    return x.grad
+
+
+@gives([2.0, 0.0], [0.0, 1.0])
+def copy_takes_the_sources_graph(t):
+    x, s = leaf(t, 1, 2), leaf(t, 3, 4)
+    y = x * 2
+    y[1:].copy_(s[1:])
+    y.sum().backward()
+    return x.grad, s.grad
+
+
+@gives([1.0, 0.0], [1.0, -0.0])
+def activations_in_place(t):
+    x = leaf(t, 1, -1)
+    y = x * 1
+    z = t.nn.functional.relu(y, inplace=True)
+    z.sum().backward()
+    return x.grad, y.detach()
+
+
+@gives([2.0, 2.0], [4.0, 4.0])
+def retain_grad_keeps_what_passes(t):
+    x = leaf(t, 1, 2)
+    y = x * 2
+    y.retain_grad()
+    (y * 2).sum().backward()
+    return y.grad, x.grad
+
+
+@gives([10.0, 10.0], [1.0, 1.0], [3.0, 3.0])
+def hooks_see_and_change_gradients(t):
+    x, seen = leaf(t, 1, 2), []
+    y = x * 1
+    y.register_hook(lambda g: seen.append(g.clone()))
+    handle = x.register_hook(lambda g: g * 10)
+    y.sum().backward()
+    first = x.grad.clone()
+    handle.remove()
+    x.grad = None
+    (x * 3).sum().backward()
+    return first, seen[0], x.grad
+
+
+@gives([], [], [], [], [])
+def a_number_stays_without_axes(t):
+    x = t.tensor(2.0, requires_grad=True)
+    y = (x * 3).exp().sum() + 1
+    y.backward()
+    return tuple(list(v.shape) for v in (x, y, x.grad, x + 1, t.tensor([1.0])[0]))
+
+
+@gives([0, 3], 0.0, [3])
+def nothing_is_a_shape_too(t):
+    x, w = t.zeros(0, 3, requires_grad=True), leaf(t, 1, 2, 3)
+    y = (x * w).sum()
+    y.backward()
+    return list(x.grad.shape), y.detach(), list(w.grad.shape)
+
+
+@gives([2.0, 4.0], None, [0.0], True)
+def grad_returns_and_leaves_leaves_alone(t):
+    x, unused = leaf(t, 1, 2), leaf(t, 3)
+    y = (x * x).sum()
+    g, none = t.autograd.grad(y, (x, unused), retain_graph=True, allow_unused=True)
+    _, zeros = t.autograd.grad(y, (x, unused), materialize_grads=True)
+    return g, none, zeros, x.grad is None
+
+
+@gives([3.0, 8.0])
+def grad_weighted_by_grad_outputs(t):
+    x = leaf(t, 1, 2)
+    return t.autograd.grad(x * x, x, t.tensor([1.5, 2.0]))[0]
+
+
+@gives([3.0, 12.0], [12.0, 24.0])
+def grad_of_grad(t):
+    x = leaf(t, 1, 2)
+    g, = t.autograd.grad((x ** 3).sum(), x, create_graph=True)
+    h, = t.autograd.grad((g * t.tensor([2.0, 2.0])).sum(), x)
+    return g.detach(), h
+
+
+@gives(None, [2.0])
+def backward_may_be_limited_to_inputs(t):
+    a, b = leaf(t, 2), leaf(t, 3)
+    (a * b).sum().backward(inputs=[b])
+    return a.grad, b.grad
+
+
+@gives([[3.0], [3.0]])
+def expand_sums_back(t):
+    x = t.ones(2, 1, requires_grad=True)
+    x.expand(2, 3).sum().backward()
+    return x.grad
+
+
+@gives([1.0, 2.0, 2.0, 1.0], [2.0, 0.0, 1.0])
+def parts_add_up(t):
+    x, z = leaf(t, 0, 1, 2, 3), leaf(t, 0, 1, 2)
+    (x[:3].sum() + x[1:].sum()).backward()
+    z[t.tensor([0, 0, 2])].sum().backward()
+    return x.grad, z.grad
+
+
+@gives([[1.0, 2.0, 3.0]], [[6.0], [6.0]])
+def broadcasting_sums_back(t):
+    x, y = t.ones(1, 3, requires_grad=True), t.ones(2, 1, requires_grad=True)
+    (x * y * t.tensor([[0.5, 1.0, 1.5]])).sum().backward()
+    return x.grad, (y.grad * 2)
+
+
+@gives([0.5, 0.5, 0.0], [0.0, 1.0], [0.5, 1.0], [0.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0])
+def gradients_at_kinks(t):
+    a, b, c, d, e, f = leaf(t, 2, 2, 1), leaf(t, 0, 1), leaf(t, 1, 2), leaf(t, 1, 3, 0), leaf(t, -2, -1, 1), leaf(t, 0)
+    a.amax().backward()
+    t.relu(b).sum().backward()
+    t.maximum(c, t.tensor([1.0, 0.0])).sum().backward()
+    d.max(0).values.backward()
+    e.clamp(-1, 1).sum().backward()
+    f.abs().backward()
+    return tuple(v.grad for v in (a, b, c, d, e, f))
+
+
+@gives("float32", [2.0])
+def a_cast_brings_the_gradient_back(t):
+    x = leaf(t, 1)
+    (x.to(t.float64) * 2).sum().backward()
+    return str(x.grad.dtype).removeprefix("torch."), x.grad
+
+
+@gives([2.0, 2.0, 2.0], [1.0, 1.0], [3.0, 1.0])
+def joining_and_splitting(t):
+    a, b, c = leaf(t, 1, 2, 3), leaf(t, 4, 5), leaf(t, 6, 7)
+    t.cat([a, b, a]).sum().backward()
+    x, y = t.stack([c, c]).unbind(0)
+    (x.sum() + y[0] * 2).backward()
+    return a.grad, b.grad, c.grad
+
+
+@gives(True, True, False, True, False)
+def leaves(t):
+    x = leaf(t, 1)
+    y = x * 2
+    return x.is_leaf, t.zeros(1).is_leaf, y.is_leaf, y.detach().is_leaf, (y.detach() is y)
+
+
+@gives([1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [7.0, 7.0])
+def gradients_are_nobody_elses(t):
+    a, b, c = leaf(t, 1, 2), leaf(t, 3, 4), leaf(t, 5, 6)
+    g = t.ones(2)
+    (a + b + c).backward(g)
+    g.add_(6)
+    before = (a.grad.clone(), b.grad.clone(), c.grad.clone())
+    a.grad.mul_(100)
+    assert b.grad.tolist() == c.grad.tolist() == [1.0, 1.0]
+    return (*before, g)
+
+
+@gives([2.0, 4.0], [3.0, 6.0])
+def what_is_not_saved_may_be_overwritten(t):
+    x = leaf(t, 1, 2)
+    y = x * 1
+    z = y * y
+    z += 1                                             # mul saved y, not z
+    z.sum().backward()
+    return x.grad, z.detach() + 1
+
+
+@gives([2.0], [4.0])
+def data_is_outside_the_graph(t):
+    x = leaf(t, 1)
+    y = x * x
+    x.data.add_(1)
+    kept = x.detach().clone()
+    y = x * x
+    y.sum().backward()
+    return kept, x.grad
+
+
+@gives([3.0], 1)
+def optimizing_by_hand(t):
+    x = leaf(t, 1)
+    (x * x).sum().backward()
+    with t.no_grad():
+        x += x.grad
+    return x.detach(), int(x.is_leaf)
+
+
+@refused("a second time")
+def walking_a_freed_graph(t):
+    x = leaf(t, 1)
+    y = x * x
+    y.backward()
+    y.backward()
+
+
+@refused("does not require grad")
+def backward_of_a_constant(t):
+    t.ones(1).backward()
+
+
+@refused("does not require grad")
+def backward_of_what_no_grad_made(t):
+    x = leaf(t, 1)
+    with t.no_grad():
+        y = x * 2
+    y.backward()
+
+
+@refused("only for a scalar")
+def backward_of_many(t):
+    (leaf(t, 1, 2) * 2).backward()
+
+
+@refused("shape")
+def a_gradient_of_another_shape(t):
+    (leaf(t, 1, 2) * 2).backward(t.ones(3))
+
+
+@refused("leaf")
+def writing_a_leaf(t):
+    leaf(t, 1).add_(1)
+
+
+@refused("leaf")
+def writing_a_view_of_a_leaf(t):
+    leaf(t, 1, 2)[0].mul_(2)
+
+
+@refused("leaf")
+def setting_an_item_of_a_leaf(t):
+    leaf(t, 1, 2)[0] = 3.0
+
+
+@refused("modified in place")
+def overwriting_a_saved_output(t):
+    y = leaf(t, 1).exp()
+    y += 1
+    y.backward()
+
+
+@refused("modified in place")
+def overwriting_a_saved_input(t):
+    y = leaf(t, 1) * 1
+    z = y * y
+    y.add_(1)
+    z.backward()
+
+
+@refused("modified in place")
+def overwriting_through_detach(t):
+    y = leaf(t, 1).exp()
+    y.detach().add_(1)
+    y.backward()
+
+
+@refused("modified in place")
+def overwriting_through_a_view(t):
+    y = leaf(t, 1, 2) * 1
+    z = (y * y).sum()
+    y[0].mul_(2)
+    z.backward()
+
+
+@refused("modified in place")
+def overwriting_a_leaf_that_was_saved(t):
+    x = leaf(t, 1)
+    y = x * x
+    with t.no_grad():
+        x.add_(1)
+    y.backward()
+
+
+@refused("not used")
+def grad_of_what_was_not_used(t):
+    x, unused = leaf(t, 1), leaf(t, 2)
+    t.autograd.grad(x * 2, unused)
+
+
+@refused("does not require grad")
+def grad_to_a_constant(t):
+    t.autograd.grad(leaf(t, 1) * 2, t.ones(1))
+
+
+@refused("only leaf")
+def a_result_cannot_stop_requiring_grad(t):
+    (leaf(t, 1) * 2).requires_grad_(False)
+
+
+@refused("only float")
+def integers_have_no_gradient(t):
+    t.tensor([1]).requires_grad_()
+
+
+@refused("detach")
+def no_array_of_what_is_recorded(t):
+    leaf(t, 1).numpy()
+
+
+@pytest.mark.parametrize(("program", "expected"), PROGRAMS)
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_program(program, expected, on):
+    check(program, expected, pn)
+
+
+@pytest.mark.parametrize(("program", "words"), REFUSALS)
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_refusal(program, words, on):
+    with pytest.raises(RuntimeError, match=words):
+        program(pn)
+
+
+@pytest.mark.parametrize(("program", "expected"), PROGRAMS)
+def test_torch_agrees(program, expected, torch):
+    check(program, expected, torch)
+
+
+@pytest.mark.parametrize(("program", "words"), REFUSALS)
+def test_torch_refuses_too(program, words, torch):
+    with pytest.raises(RuntimeError):
+        program(torch)
+
+
+# --------------------------------------------------------------------------------------------------------- deep and wide
+
+def chain(length):
+    x = pn.ones(1, requires_grad=True)
+    y = x
+    for _ in range(length):
+        y = y + 1
+    return x, y
+
+
+@pytest.mark.slow
+def test_a_chain_of_100_000_ops_differentiates():
+    x, y = chain(100_000)
+    y.backward()
+    assert x.grad.item() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["unused", "retained", "cycle"])
+def test_a_chain_of_100_000_ops_can_be_dropped(how):
+    """Freeing a long chain must not recurse either."""
+    x, y = chain(100_000)
+    if how == "retained":
+        y.backward(retain_graph=True)
+    if how == "cycle":
+        x.loop = [y]                                   # only the garbage collector can free it
+    del x, y
+    gc.collect()
+
+
+@pytest.mark.slow
+def test_a_wide_graph_costs_time_in_proportion():
+    """2^40 paths, 40 nodes: each node is visited once."""
+    x = pn.ones(1, requires_grad=True)
+    y = x
+    for _ in range(40):
+        y = y + y
+    start = time.perf_counter()
+    y.backward()
+    assert x.grad.item() == 2.0 ** 40
+    assert time.perf_counter() - start < 1
+
+
+def test_backward_frees_what_it_saved():
+    x = pn.ones(1000, requires_grad=True)
+    t = x.exp()
+    saved = weakref.ref(t.array)
+    y = (t * t).sum()
+    del t
+    assert saved() is not None
+    y.backward()
+    gc.collect()
+    assert saved() is None and y.grad_fn is not None
+
+
+# --------------------------------------------------------------------------------------------------------------- threads
+
+def in_thread(function):
+    out = []
+    thread = threading.Thread(target=lambda: out.append(function()))
+    thread.start()
+    thread.join(30)
+    return out[0]
+
+
+def test_grad_mode_is_of_the_thread():
+    with pn.no_grad():
+        assert in_thread(pn.is_grad_enabled)
+        assert not pn.is_grad_enabled()
+
+
+def test_the_backend_is_of_the_thread():
+    default = pn.current_backend()
+    mine = pn.kernels.Traced(pn.kernels.Reference())
+    with pn.backend(mine):
+        assert pn.current_backend() is mine
+        assert in_thread(pn.current_backend) is default
+
+        def other():
+            with pn.backend("reference") as inner:
+                return pn.current_backend() is inner
+
+        assert in_thread(other)
+        assert pn.current_backend() is mine
+    assert pn.current_backend() is default
+
+
+def test_graphs_of_threads_do_not_meet():
+    def work(seed):
+        x = pn.tensor(np.full(50, float(seed)), requires_grad=True)
+        for _ in range(100):
+            (x * x).sum().backward()
+        return x.grad.array
+
+    results = [None] * 4
+    threads = [threading.Thread(target=lambda i=i: results.__setitem__(i, work(i))) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for i, grad in enumerate(results):
+        assert np.array_equal(grad, np.full(50, 200.0 * i))
+
+
+def test_backward_may_run_in_another_thread():
+    x = pn.ones(3, requires_grad=True)
+    y = (x * 2).sum()
+    in_thread(y.backward)
+    assert x.grad.tolist() == [2.0] * 3
