@@ -36,7 +36,8 @@ MODE = (["-O0", "-g", "-U_FORTIFY_SOURCE"] if DEBUG else ["-O3", "-g0"]) if not 
 CFLAGS = ["-std=gnu11", *MODE, "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden",
           "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unused-parameter", "-Wno-unused-function"]
 CFLAGS += ["-Werror"] * (DEBUG or WERROR)
-HOT_MODE = ["-O1" if flag == "-O3" else flag for flag in MODE]       # calls of Python's API: -O3 builds 3x longer, runs alike
+# Calls of Python's API: -O3 builds three times longer, and runs alike.
+HOT_MODE = ["-O1" if flag == "-O3" else flag for flag in MODE]
 LDFLAGS = [f"-fsanitize={SANITIZE}"] if SANITIZE else ["-s"] if sys.platform == "linux" and not DEBUG else []
 MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
 
@@ -74,7 +75,7 @@ class BuildExt(build_ext):
             raise CompileError(f"it needs {NATIVE}, which was not built")
         try:
             super().build_extension(ext)
-        except CythonError as error:                          # not one of those that make an optional extension optional
+        except CythonError as error:                          # `optional` does not know this one
             raise CompileError(str(error)) from error
 
     def build_kernels(self, ext):
@@ -133,7 +134,8 @@ setup(
     ext_modules=[
         extension(NATIVE, "pyneuro/kernels/_native.pyx", ["pyneuro/kernels/_native.pxd", *CSRC], include_dirs=["csrc"],
                   define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")], libraries=["m"]),
-        *(extension(f"pyneuro.{name}", f"pyneuro/{name}.py", [*map(str, Path("pyneuro").rglob("*.pxd"))]) for name in HOT),
+        *(extension(f"pyneuro.{name}", f"pyneuro/{name}.py", [str(p) for p in Path("pyneuro").rglob("*.pxd")],
+                    mode=HOT_MODE) for name in HOT),
     ],
     cmdclass={"build_ext": BuildExt, "build_py": BuildPy, "sdist": SDist},
 )

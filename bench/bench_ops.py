@@ -54,7 +54,8 @@ def agrees(f, op, tensors):
 
 
 def flops(op, tensors):
-    return op.work(*[t.numpy(force=True) for t in tensors])
+    """Of a product; of a row that memory bounds, nothing."""
+    return op.work(*[t.numpy(force=True) for t in tensors]) if op.kind in ("matrix", "dense") else 0
 
 
 def nbytes(*tensors):
@@ -71,7 +72,7 @@ def test_forward(op, size, impl, dtype, measure):
 
     with pn.backend(impl):
         agrees(run, op, tensors)
-        work = {"flops": flops(op, tensors)} if op.work else {} if op.view else {"nbytes": nbytes(*tensors, *run())}
+        work = {} if op.view else {"flops": flops(op, tensors), "nbytes": nbytes(*tensors, *run())}
         measure(run, f"{op.name}-{size}", impl, dtype=dtype, **work)
 
 
@@ -82,12 +83,10 @@ def test_with_gradients(op, size, impl, dtype, measure):
     run = with_gradients(op, tensors, attrs)
     with pn.backend(impl):
         agrees(run, op, tensors)
-        if op.work:                    # the forward's product, and one for each of two inputs
-            work = {"flops": 3 * flops(op, tensors)}
-        elif op.view:
-            work = {}
-        else:                          # the forward's; then the result's gradient, what was saved, gradients of inputs
+        work = {}
+        if not op.view:
             y, *gradients = run()
             saved = [y if i < 0 else tensors[i] for i in op.saves]
-            work = {"nbytes": nbytes(*tensors, y, y, *saved, *gradients)}
+            # Forward a product, backward two. In bytes: the forward's; its result's gradient, what it saved, the gradients.
+            work = {"flops": 3 * flops(op, tensors), "nbytes": nbytes(*tensors, y, y, *saved, *gradients)}
         measure(run, f"{op.name}-{size}-gradients", impl, dtype=dtype, **work)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A training step in PyTorch's words: 64-128-10, 32 samples, cross-entropy, Adam; and by PyTorch, if it is installed."""
+"""A training step in PyTorch's words: 64-128-10, 32 samples, cross-entropy, Adam; by PyTorch too, if installed."""
 import importlib
 import importlib.util
 

@@ -64,7 +64,7 @@ class Result:
 def measure(benchmark, request):
     """measure(f, group, impl, baseline, flops=, nbytes=): time f, and write down its rate and its share of the peak.
 
-    The peak is the product's that `machine` measured for flops, the copy's of as many bytes for nbytes.
+    With flops, the rate is of these and the peak a product's; else of bytes, and the peak that of a copy of as many.
     """
     def run(f, group, impl, baseline="reference", flops=0, nbytes=0, dtype="float32"):
         benchmark.group = group
@@ -110,7 +110,8 @@ def pytest_terminal_summary(terminalreporter, config):
         if ratio:
             ratios[r.impl, r.baseline].append(ratio)
         cells = [f"{r.baseline} {_time(before)}" if ratio else "", r.impl, _time(r.seconds),
-                 f"{ratio:.2f}x" if ratio else "", f"{r.rate / 1e9:.1f} {r.unit}" if r.rate else "", f"{r.share:.0%}" if r.share else ""]
+                 f"{ratio:.2f}x" if ratio else "",
+                 f"{r.rate / 1e9:.1f} {r.unit}" if r.rate else "", f"{r.share:.0%}" if r.share else ""]
         write(f"{r.group:<{width}}" + "".join(f"{cell:>{w}}" for cell, w in zip(cells, WIDTHS)))
     write("\nratio: baseline / median. rate: operations a second, or bytes that have to move. "
           "of peak: of a product's rate, or a copy's.")

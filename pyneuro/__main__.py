@@ -2,7 +2,7 @@
 """`python -m pyneuro` is the console script `pyneuro`."""
 import sys
 
-from .cli import program
+from .cli import main
 
 if __name__ == "__main__":
-    sys.exit(program())
+    sys.exit(main())

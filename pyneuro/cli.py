@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command line: `pyneuro demo` trains a network on handwritten digits and measures it, `pyneuro info` tells what runs here.
+"""The command line: `pyneuro demo` trains a network on handwritten digits and times it; `pyneuro info`.
 
 Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted, 141 nobody reads the output any more.
 """
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -25,31 +26,28 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 WIDEST = 10_000                # of --hidden: two such layers and their optimizer fit in 2 GB
-LABEL_SMOOTHING = 0.1          # keeps the loss away from 0, where rounding would be all that is left to compare
+LABEL_SMOOTHING = 0.1          # worth 1 % of accuracy here; and losses far from 0 can be compared
 
 # What suits digits, when --lr does not say otherwise; an optimizer that is not here starts with its own defaults.
-START = {"sgd": dict(lr=0.2, momentum=0.9), "adam": dict(lr=0.005), "adamw": dict(lr=0.005), "rmsprop": dict(lr=0.003),
-         "adagrad": dict(lr=0.05), "adadelta": dict(lr=2.0)}
+START = {"sgd": {"lr": 0.2, "momentum": 0.9}, "adam": {"lr": 0.005}, "adamw": {"lr": 0.005}, "rmsprop": {"lr": 0.003},
+         "adagrad": {"lr": 0.05}, "adadelta": {"lr": 2.0}}
 
-# NumPy's BLAS reads these when NumPy is imported, and never again.
+# NumPy's BLAS reads these when it is imported, and never again. Two threads would be slower than one here, on small
+# matrices and busy cores up to twenty times.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
                             "PYNEURO_NUM_THREADS"), "1")
 
 
-def program() -> int:
-    """The console script: main, where `demo` begins anew with every library on one thread, as comparing wants it."""
-    if sys.argv[1:2] == ["demo"] and not ONE_THREAD.items() <= os.environ.items() and sys.executable:
-        quiet = {} if pn.kernels.has_native else {"PYNEURO_BACKEND": current_backend().name}   # or it would warn again
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **ONE_THREAD, **quiet})
-    return main()
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command (of sys.argv) and return the exit code; errors are a sentence on standard error."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:            # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))    # noqa: SIM115  as long as the process lives
     try:
+        if argv is None:
+            _begin_on_one_thread()
         code = _command(argv)
-        if sys.stdout:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
@@ -59,6 +57,15 @@ def main(argv: list[str] | None = None) -> int:
     except (FloatingPointError, MemoryError, OSError) as error:
         _drop_output()
         return _failed(str(error) or "out of memory", 1)
+
+
+def _begin_on_one_thread() -> None:
+    """If this process is a demo, begin anew with every library on one thread."""
+    given = sys.argv[1:]
+    is_demo = given[:1] == ["demo"] and sys.orig_argv[-len(given):] == given
+    if is_demo and not ONE_THREAD.items() <= os.environ.items():
+        quiet = {} if pn.kernels.has_native else {"PYNEURO_BACKEND": "reference"}     # or it would warn again
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **ONE_THREAD, **quiet})
 
 
 def _command(argv: list[str] | None) -> int:
@@ -122,7 +129,7 @@ def _parser() -> "argparse.ArgumentParser":
     def widths(text: str) -> tuple[int, ...]:
         parts = text.split(",")
         if not all(part.strip().isdecimal() and len(part) < 10 and 1 <= int(part) <= WIDEST for part in parts):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of widths from 1 to {WIDEST} such as 128 or 256,128")
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of widths from 1 to {WIDEST} such as 128 or 256,128")
         return tuple(map(int, parts))
 
     count = number(int, "a whole number of at least 1", lambda n: n >= 1)
@@ -131,14 +138,16 @@ def _parser() -> "argparse.ArgumentParser":
 
     parser = Parser(prog="pyneuro", description="Neural networks on the CPU.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"pyneuro {pn.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="demo | info")
+    commands = parser.add_subparsers(dest="command", metavar="command")
 
     new = commands.add_parser("demo", help="train a network on handwritten digits, and measure it", allow_abbrev=False,
-                              description="Trains a dense network on handwritten digits, tests it on some that it has not seen, "
+                              description="Trains a dense network on handwritten digits, tests it on others, "
                                           "and times the same training on the NumPy reference.")
-    new.add_argument("--backend", type=backend, metavar="NAME", help="native, reference or native:<isa> (default: the best here)")
+    new.add_argument("--backend", type=backend, metavar="NAME",
+                     help="native, reference or native:<isa> (default: the best here)")
     new.add_argument("--epochs", type=count, default=30, metavar="N", help="passes over the training set (%(default)s)")
-    new.add_argument("--hidden", type=widths, default="256,128", metavar="N[,N...]", help="widths of the hidden layers (%(default)s)")
+    new.add_argument("--hidden", type=widths, default="256,128", metavar="N[,N...]",
+                     help="widths of the hidden layers (%(default)s)")
     new.add_argument("--activation", type=one_of("an activation", activations), default="silu", metavar="NAME",
                      help=f"{', '.join(activations)} (%(default)s)")
     new.add_argument("--optimizer", type=one_of("an optimizer", optimizers), default="sgd", metavar="NAME",
@@ -147,10 +156,10 @@ def _parser() -> "argparse.ArgumentParser":
     new.add_argument("--batch-size", type=count, default=32, metavar="N", help="samples in a step (%(default)s)")
     new.add_argument("--seed", type=number(int, "a whole number", lambda n: True), default=0, metavar="N",
                      help="of the split, the first weights and every shuffle (%(default)s)")
-    new.add_argument("--json", action="store_true", help="one JSON object on standard output, all else on standard error")
+    new.add_argument("--json", action="store_true", help="one JSON object on standard output, all else on the other")
 
     new = commands.add_parser("info", help="tell what runs here: CPU, kernels, build, versions", allow_abbrev=False,
-                              description="Tells versions, CPU, backends, build and the environment variables in force.")
+                              description="Tells versions, CPU, backends, build and environment variables in force.")
     new.add_argument("--json", action="store_true", help="as one JSON object")
     return parser
 
@@ -174,7 +183,7 @@ class Config:
     hidden: tuple[int, ...]
     activation: str
     optimizer: str
-    settings: dict[str, float]       # of the optimizer
+    settings: dict[str, Any]         # of the optimizer
     epochs: int
     batch_size: int
     seed: int
@@ -212,7 +221,7 @@ def split(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def network(config: Config, features: int) -> nn.Sequential:
     widths = [features, *config.hidden]
-    return nn.Sequential(*[nn.Dense(n, m, config.activation) for n, m in zip(widths, widths[1:])],
+    return nn.Sequential(*[nn.Dense(n, m, config.activation) for n, m in pairwise(widths)],
                          nn.Dense(widths[-1], CLASSES))
 
 
@@ -243,7 +252,8 @@ def fit(config: Config, backend: Backend, report: Callable[[Epoch], None]) -> Ru
     return Run(epochs, preds, digits[test], steps, len(train) * config.epochs)
 
 
-def train_epoch(model: nn.Module, optimizer: optim.Optimizer, x: pn.Tensor, labels: pn.Tensor, size: int) -> tuple[float, float]:
+def train_epoch(model: nn.Module, optimizer: optim.Optimizer, x: pn.Tensor, labels: pn.Tensor,
+                size: int) -> tuple[float, float]:
     """One pass in batches of a size; returns the mean loss and the seconds it took."""
     total, start = 0.0, time.perf_counter()
     for i in range(0, len(x), size):
@@ -274,11 +284,12 @@ def demo(args: "argparse.Namespace") -> int:
         print(*lines, sep="\n", file=out, flush=True)
 
     say(*heading(config, backend), "", f"{'epoch':>5}{'loss':>10}{'train accuracy':>17}{'seconds':>10}")
-    run = fit(config, backend, lambda e: say(f"{e.epoch:>5}{e.loss:>10.4f}{e.accuracy:>16.2%} {e.seconds:>9.3f}"))
+    run = fit(config, backend, lambda e: say(f"{e.epoch:>5}{e.loss:>#10.4g}{e.accuracy:>16.2%} {e.seconds:>9.3f}"))
+    right = accuracy(run.preds, run.target)
     matrix = confusion_matrix(run.preds, run.target, CLASSES)
     pair = worst_pair(matrix)
-    say("", f"Test accuracy {accuracy(run.preds, run.target):.2%}: {np.trace(matrix)} of {matrix.sum()} digits that it had not seen.",
-        "", *table(matrix), "", pair_in_words(pair), "")
+    say("", f"Test accuracy {right:.2%}: {np.trace(matrix)} of {matrix.sum()} digits that it had not seen.", "",
+        *table(matrix), "", pair_in_words(pair), "")
 
     reference = run
     if backend.name != "reference":
@@ -289,17 +300,30 @@ def demo(args: "argparse.Namespace") -> int:
 
     if args.json:
         import json
-        print(json.dumps(dict(
-            test_accuracy=accuracy(run.preds, run.target), speedup=reference.seconds / run.seconds,
-            steps_per_second=run.steps / run.seconds, samples_per_second=run.samples / run.seconds,
-            seconds=run.seconds, reference_seconds=reference.seconds, loss_difference=loss_difference(run, reference),
-            steps=run.steps, samples=run.samples, epochs=[asdict(e) for e in run.epochs],
-            confusion_matrix=matrix.tolist(), worst_pair=pair, backend=backend.name, isa=isa(backend),
-            numpy_threads=threads, seed=config.seed, config=asdict(config), version=pn.__version__)))
+        print(json.dumps({
+            "test_accuracy": right,
+            "speedup": reference.seconds / run.seconds,
+            "steps_per_second": run.steps / run.seconds,
+            "samples_per_second": run.samples / run.seconds,
+            "seconds": run.seconds,
+            "reference_seconds": reference.seconds,
+            "loss_difference": loss_difference(run, reference),
+            "steps": run.steps,
+            "samples": run.samples,
+            "epochs": [asdict(e) for e in run.epochs],
+            "confusion_matrix": matrix.tolist(),
+            "worst_pair": pair,
+            "backend": backend.name,
+            "isa": isa(backend),
+            "numpy_threads": threads,
+            "seed": config.seed,
+            "config": asdict(config),
+            "version": pn.__version__,
+        }))
     return 0
 
 
-def settings(optimizer: str, lr: float | None) -> dict[str, float]:
+def settings(optimizer: str, lr: float | None) -> dict[str, Any]:
     """An optimizer's arguments, lr among them."""
     import inspect
 
@@ -316,7 +340,7 @@ def heading(config: Config, backend: Backend) -> list[str]:
     layers = "-".join(map(str, (64, *config.hidden, CLASSES)))
     numbers = ", ".join(f"{name} {value:g}" for name, value in config.settings.items())
     return [f"pyneuro {pn.__version__} learns to read digits of 8 x 8 pixels (UCI; Alpaydin and Kaynak 1998)",
-            f"network {layers} with {config.activation}, {config.optimizer} with {numbers}, batches of {config.batch_size}",
+            f"network {layers} with {config.activation}; {config.optimizer}, {numbers}; batches of {config.batch_size}",
             f"float32 on {backend.name}, seed {config.seed}; cross-entropy, labels smoothed by {LABEL_SMOOTHING:g}"]
 
 
@@ -324,7 +348,8 @@ def progress(epochs: int) -> Callable[[Epoch], None]:
     """A counter on a terminal, nothing elsewhere."""
     def report(e: Epoch) -> None:
         if sys.stderr.isatty():
-            print(f"\repoch {e.epoch} of {epochs}", end="\r\033[K" if e.epoch == epochs else "", file=sys.stderr, flush=True)
+            wipe = "\r\033[K" if e.epoch == epochs else ""
+            print(f"\repoch {e.epoch} of {epochs}", end=wipe, file=sys.stderr, flush=True)
     return report
 
 
@@ -342,14 +367,14 @@ def worst_pair(matrix: np.ndarray) -> dict[str, int] | None:
     true, predicted = divmod(int(wrong.argmax()), len(matrix))
     if not wrong[true, predicted]:
         return None
-    return dict(true=true, predicted=predicted, count=int(wrong[true, predicted]), of=int(matrix[true].sum()))
+    return {"true": true, "predicted": predicted, "count": int(wrong[true, predicted]), "of": int(matrix[true].sum())}
 
 
 def pair_in_words(pair: dict[str, int] | None) -> str:
     if pair is None:
-        return "No digit was read as another."
+        return "No digit read as another."
     times = {1: "once", 2: "twice"}.get(pair["count"], f"{pair['count']} times")
-    return f"Worst confusion: {pair['true']} was read as {pair['predicted']} {times} in {pair['of']}."
+    return f"Worst confusion: {pair['true']} read as {pair['predicted']}, {times} in {pair['of']}."
 
 
 def timing(name: str, run: Run, reference: Run, threads: int | None) -> list[str]:
@@ -358,9 +383,10 @@ def timing(name: str, run: Run, reference: Run, threads: int | None) -> list[str
                 f"{run.samples / run.seconds:>14,.0f} samples/s")
 
     if reference is run:
-        return [row(name, run), f"This is the reference; the speedup is over it. {threads_in_words(threads)}"]
+        return [row(name, run), f"This is the reference itself: speedup 1. {threads_in_words(threads)}"]
     return [row(name, run), row("reference", reference),
-            f"Speedup {reference.seconds / run.seconds:.2f} over the reference; {name} runs on one thread. {threads_in_words(threads)}",
+            f"Speedup {reference.seconds / run.seconds:.2f} over the reference. {name} runs on one thread; "
+            f"{threads_in_words(threads)}",
             f"The losses of the epochs agree to {loss_difference(run, reference):.1e}."]
 
 
@@ -372,7 +398,7 @@ def loss_difference(run: Run, reference: Run) -> float:
 def numpy_threads() -> int | None:
     """How many threads NumPy's BLAS may use, or None where that cannot be told."""
     try:
-        from threadpoolctl import threadpool_info
+        from threadpoolctl import threadpool_info  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
         return 1 if ONE_THREAD.items() <= os.environ.items() else None
     return max((pool["num_threads"] for pool in threadpool_info()), default=1)

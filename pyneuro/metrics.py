@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How good predictions are. Arguments come as torchmetrics has them, (preds, target): scikit-learn has them the other way."""
+"""How good predictions are. Arguments come as in torchmetrics, (preds, target); scikit-learn has them the other way."""
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ __all__ = ["accuracy", "confusion_matrix"]
 def accuracy(preds: Any, target: Any) -> float:
     """The share of preds that equal target; nan if there are none.
 
-    target: integer labels of any shape. preds: labels of that shape, or scores with an axis of classes after the first, of
-    which the largest is the prediction. Raises ShapeError, DtypeError, and ValueError for scores that are NaN.
+    target: integer labels of any shape. preds: labels of that shape, or scores with an axis of classes after the first,
+    of which the largest is the prediction. Raises ShapeError, DtypeError, and ValueError for scores that are NaN.
     """
     preds, target = _labels(preds, target)
     return float(np.mean(preds == target)) if target.size else float("nan")
@@ -22,7 +22,7 @@ def accuracy(preds: Any, target: Any) -> float:
 def confusion_matrix(preds: Any, target: Any, num_classes: int) -> np.ndarray:
     """Counts [num_classes, num_classes] int64: how many of class i (row, the target) were taken for class j (column).
 
-    preds and target as in accuracy. Raises what accuracy raises, and IndexError for labels outside 0 to num_classes - 1.
+    preds and target as in accuracy. Raises what it raises, and IndexError for labels outside 0 to num_classes - 1.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)) or num_classes < 1:
         raise ValueError(f"num_classes must be a positive integer, got {num_classes!r}")

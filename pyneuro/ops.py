@@ -127,8 +127,8 @@ class Op:
     backward  (node, g) -> a gradient, or None, for each input
     saves     inputs that backward reads, by position; -1 is the output
     inputs    (rng, n) -> (arrays, attrs): samples of about n elements away from kinks, for tests and benches
-    work      (*arrays) -> floating-point operations of the forward, where arithmetic bounds it; None where memory does,
-              and benches count bytes in and out
+    work      (*arrays) -> of the forward of a matrix or dense row its floating-point operations, of others the elements
+              that it reads
     """
     __slots__ = ("name", "formula", "forward", "backward", "saves", "inputs", "kind", "view", "sums", "work", "params", "module")
 
@@ -138,7 +138,7 @@ class Op:
         self.name, self.formula, self.forward, self.backward, self.inputs = name, formula, forward, backward, inputs
         self.saves, self.kind, self.view, self.params, self.module = saves, kind, view, params, module
         self.sums = sums or (lambda *arrays: 1)         # terms in the longest sum: tolerances grow with it
-        self.work = work
+        self.work = work or (lambda *arrays: sum(np.size(a) for a in arrays))
         OPS[name] = self
 
     def __repr__(self) -> str:

@@ -126,7 +126,7 @@ def _array_of(data: Any, dtype: Any, name: str = "data") -> np.ndarray:
     """data as an array that a tensor can hold: torch's dtype for Python numbers, a sentence for what is no numbers."""
     if isinstance(data, TensorBase):
         array = data.array
-    elif isinstance(data, (np.ndarray, np.generic)):
+    elif hasattr(data, "__array__"):
         array = np.asarray(data)
     else:
         try:
@@ -904,7 +904,10 @@ class Tensor(TensorBase):
             return self
         if lead < 0 or any(n < 0 for n in full) or any(m not in (1, n) for m, n in zip(self.shape, full[lead:])):
             raise ShapeError(f"shape {list(self.shape)} cannot be expanded to {list(size)}")
-        return self._op("expand", attrs=(full,))
+        try:
+            return self._op("expand", attrs=(full,))
+        except ValueError as error:                        # more elements than memory has addresses
+            raise ShapeError(f"shape {list(self.shape)} cannot be expanded to {list(size)}: {error}") from None
 
     def expand_as(self, other: Any) -> Any:
         return self.expand(other.shape)

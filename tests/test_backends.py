@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The native kernels do what the reference says: on every ISA of this machine, in both element types."""
+import functools
 import itertools
 import math
 
@@ -44,14 +45,14 @@ reference = Reference()
 
 
 def close(got, want, terms=1, what=""):
-    """got within rounding of want: a few ulp, and an ulp of the largest number for each term of a sum."""
+    """got within rounding of want: a few ulp, and for each term of a sum one of the largest number (of 1, if that is less)."""
     assert got.shape == want.shape, what
     if got.dtype.kind != "f":
         assert np.array_equal(got, want), what
         return
     eps = np.finfo(got.dtype).eps
     finite = np.isfinite(want)
-    scale = np.max(np.abs(want), where=finite, initial=0)
+    scale = np.max(np.abs(want), where=finite, initial=1)
     assert np.array_equal(np.isnan(got), np.isnan(want)), what
     assert np.array_equal(got[~finite], want[~finite].astype(got.dtype), equal_nan=True), what
     error = np.abs(got[finite] - want[finite])
@@ -186,18 +187,22 @@ def value_and_gradients(op, arrays, attrs):
     return [y.detach().array] + [t.grad.array for t in given if t.grad is not None]
 
 
+@functools.cache
+def expected(op, n, dtype, layout):
+    arrays, attrs = sample(op, n, dtype, layout)
+    with pn.backend("reference"):
+        return value_and_gradients(op, [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays], attrs)
+
+
 @each_op
 @each_dtype
 @each_backend
 def test_op_and_its_gradients(op, dtype, backend):
-    for n, layout in [(n, "contiguous") for n in SIZES] + [(100, layout) for layout in READABLE]:
+    for n, layout in [(1, "contiguous"), (7, "contiguous"), (1000, "contiguous"), *((60, layout) for layout in READABLE)]:
         arrays, attrs = sample(op, n, dtype, layout)
-        if op.name in ("max", "min") and layout == "repeated":
-            continue                                       # all ties, which rounding may break: see test_special_values
+        want = expected(op, n, dtype, layout)
         with pn.backend(backend):
             got = value_and_gradients(op, arrays, attrs)
-        with pn.backend("reference"):
-            want = value_and_gradients(op, [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays], attrs)
         longest = op.sums(*arrays) + max(np.size(a) for a in arrays)                # of the gradients: no more than that
         for i, (a, b) in enumerate(zip(got, want, strict=True)):
             close(a, b, longest, f"{op.name} {'value' if not i else f'gradient {i}'} n={n} {layout}")
@@ -207,21 +212,32 @@ def test_op_and_its_gradients(op, dtype, backend):
 
 def specials(dtype):
     fine = np.finfo(dtype)
-    edges = [0, 1, 0.5, 2, 3, 20, 88, 89, 104, 709, 710, 746, fine.eps, fine.max, fine.tiny, math.inf]
+    edges = [0, 1, 0.5, 2, 3, 10, 88, 89, 104, 709, 710, 746, fine.eps, fine.max, fine.tiny, math.inf]
     return np.array([s * v for v in edges for s in (1, -1)] + [math.nan], dtype)
 
 
+def saturated(x):
+    """x, but where e^-|x| is denormal, which may count as 0, out where it is 0."""
+    if x.dtype.kind != "f":
+        return x
+    start, end = (87, 104) if x.dtype == np.float32 else (708, 746)
+    return np.where((abs(x) > start) & (abs(x) < end), np.copysign(end, x), x).astype(x.dtype)
+
+
 def outcomes(kernel, inputs, attrs, out):
-    """What the reference says, in the element type and in the next wider one."""
-    for kind in (lambda b: b.copy(), lambda b: b.astype(np.float64) if b.dtype == np.float32 else b.copy()):
-        bufs = [kind(b) for b in (*inputs, out)]
-        reference.run(kernel, tuple(bufs), attrs)
-        with np.errstate(all="ignore"):
-            yield bufs[-1].astype(out.dtype)
+    """What the reference may say: in the element type or the next wider one, with exponentials flushed to zero or not."""
+    for given in (inputs, [saturated(x) for x in inputs]):
+        for kind in (np.copy, lambda b: b.astype(np.float64) if b.dtype == np.float32 else b.copy()):
+            bufs = [kind(b) for b in (*given, out)]
+            reference.run(kernel, tuple(bufs), attrs)
+            with np.errstate(all="ignore"):
+                yield bufs[-1].astype(out.dtype)
 
 
 def same(a, b, ulps):
     """Elementwise: equal, both NaN, within ulps, or both next to nothing (denormals may count as 0)."""
+    if a.dtype == bool:
+        return a == b
     fine = np.finfo(a.dtype)
     with np.errstate(all="ignore"):
         near = np.abs(a - b) <= ulps * np.spacing(np.maximum(np.abs(b), fine.tiny)) + 2 * fine.tiny
@@ -237,20 +253,18 @@ def test_special_values(kernel, dtype, backend):
     reads = [s for s in spec.slots if s.read]
     choices = [np.array([False, True]) if s.type == "b" else specials(dtype) for s in reads]
     if len(reads) > 2:
-        choices = [c if len(c) == 2 else c[[0, 1, 2, 3, 12, 13, 26, -4, -3, -2, -1]] for c in choices]
+        choices = [c if len(c) == 2 else c[[0, 1, 2, 3, 12, 13, 26, 27, -3, -2, -1]] for c in choices]
     inputs = [x.reshape(-1) for x in np.meshgrid(*choices)]
     _, attrs = operands(kernel, 1, dtype, random(0))
     got = np.empty(inputs[0].shape, bool if spec.slots[-1].type == "b" else dtype)
     make_backend(backend).run(kernel, (*inputs, got), attrs)
-    right = np.zeros(got.shape, bool)
-    for want in outcomes(kernel, inputs, attrs, got):
-        right |= got == want if got.dtype == bool else same(got, want, 200)
-    wrong = np.flatnonzero(~right)
-    shown = [(*[x[i].item() for x in inputs], "is", got[i].item(), "not", want[i].item()) for i in wrong[:4]]
+    wants = list(outcomes(kernel, inputs, attrs, got))
+    wrong = np.flatnonzero(~np.any([same(got, want, 200) for want in wants], axis=0))
+    shown = [(*[x[i].item() for x in inputs], "is", got[i].item(), "not", wants[0][i].item()) for i in wrong[:4]]
     assert not wrong.size, f"{kernel} of {shown}, {wrong.size} in all"
 
 
-@pytest.mark.parametrize("kernel", ["copy", "neg", "abs", "sqrt", "sign", "add", "sub", "mul", "div", "tanh", "identity"])
+@pytest.mark.parametrize("kernel", ["copy", "neg", "abs", "sqrt", "add", "sub", "mul", "div", "tanh", "identity"])
 @each_dtype
 @each_backend
 def test_zeros_keep_their_sign(kernel, dtype, backend):
@@ -279,11 +293,12 @@ def test_denormals_are_kept_or_count_as_zero(kernel, dtype, backend):
     make_backend(backend).run(kernel, tuple(got), attrs)
     right = False
     for flushed in itertools.product([False, True], repeat=len(bufs) - 1):
-        want = [np.where(abs(b) < fine.tiny, 0, b) if f and b.dtype == dtype else b.copy() for f, b in zip([*flushed, False], bufs)]
+        want = [np.where(abs(b) < fine.tiny, np.copysign(0, b), b) if f and b.dtype == dtype else b.copy()
+                for f, b in zip([*flushed, False], bufs)]
         reference.run(kernel, tuple(want), attrs)
         written = next(i for i, s in enumerate(KERNELS[kernel].slots) if s.written)
         g, w = got[written], want[written]
-        right = right | (g == w if g.dtype == bool else same(g, w, 200))
+        right = right | same(g, w, 200)
     assert np.all(right)
 
 
@@ -291,7 +306,7 @@ def test_denormals_are_kept_or_count_as_zero(kernel, dtype, backend):
 
 ULPS = {"exp": 1.5, "log": 1.5, "sqrt": 0.5, "tanh": 2.5, "sigmoid": 2.5, "softplus": 2.5, "elu": 2.5, "softsign": 2.0}
 EXACT = {"copy", "neg", "abs", "sign", "clamp", "identity", "relu"}
-TAILS = {"silu": 4.0, "gelu": 6.0, "gelu_tanh": 40.0}     # products with a small tail: its exponent's rounding counts
+TAILS = {"silu": 4.0, "gelu": 6.0, "gelu_tanh": 6.0}       # x times something small
 
 
 def spread(dtype, n=20_000):
@@ -308,8 +323,8 @@ def spread(dtype, n=20_000):
 def test_accuracy(kernel, dtype, backend):
     """Errors in ulp over the whole range of normal results, against the definition in a wider type."""
     wide = np.float64 if dtype == np.float32 else np.longdouble
-    if kernel in ("gelu", "sqrt", "clamp", "leaky_relu") and wide == np.longdouble:
-        wide = np.float64                                  # gelu's definition is made for float64, the others are exact
+    if kernel in ("clamp", "leaky_relu") or (kernel == "gelu" and dtype == np.float64):
+        wide = dtype                 # attrs rounded to float32 are other numbers; gelu's definition is made for float64
     x = spread(dtype)
     x = np.abs(x) if kernel in ("log", "sqrt") else x
     _, attrs = operands(kernel, 1, dtype, random(0))
@@ -317,11 +332,16 @@ def test_accuracy(kernel, dtype, backend):
     make_backend(backend).run(kernel, (x, got), attrs)
     with np.errstate(all="ignore"):
         DEFINITIONS[kernel](x.astype(wide), want, *attrs)
-        normal = np.isfinite(want) & (np.abs(want) < np.finfo(dtype).max) & (np.abs(want) >= np.finfo(dtype).tiny)
+        least = np.finfo(dtype).tiny * (np.maximum(1, np.abs(x)) if kernel in TAILS else 1)       # the factor is normal too
+        normal = np.isfinite(want) & (np.abs(want) < np.finfo(dtype).max) & (np.abs(want) >= least)
         ulp = np.abs(got - want)[normal] / np.spacing(np.abs(want[normal]).astype(dtype))
     bound = 0 if kernel in EXACT else ULPS.get(kernel) or TAILS.get(kernel) or 1.0
-    bound += 0.51 if dtype == wide else 0.01              # the rounding of want itself
-    assert ulp.max() <= bound, f"{kernel}({x[normal][ulp.argmax()]!r}): {ulp.max():.2f} ulp"
+    bound += 1 if dtype == wide else 0.01                  # the rounding of want itself
+    x = x[normal].astype(float)
+    if kernel == "gelu_tanh":                              # e^v has v times the relative error of v
+        bound += 3 * np.abs(1.6 * x + 0.0714 * x**3)
+    worst = (ulp - bound).argmax()
+    assert (ulp <= bound).all(), f"{kernel}({x[worst]!r}): {ulp[worst]:.2f} ulp"
 
 
 # ------------------------------------------------------------------------------------------------------ exact products
@@ -465,13 +485,13 @@ class Broken:
     def run(self, kernel, bufs, attrs=()):
         reference.run(kernel, bufs, attrs)
         if kernel == self.kernel:
-            bufs[-1].reshape(-1)[-1] *= self.factor
+            next(b for s, b in zip(KERNELS[kernel].slots, bufs) if s.written).reshape(-1)[-1] *= self.factor
 
 
 @pytest.mark.parametrize("kernel", ["matmul", "dense_tanh", "softmax", "adam", "mse_grad"])
 def test_checked_names_the_kernel_that_diverges(kernel):
     bufs, attrs = operands(kernel, 50, np.float32, random(kernel))
-    slot = KERNELS[kernel].slots[-1].name
+    slot = next(s.name for s in KERNELS[kernel].slots if s.written)
     with pytest.raises(AssertionError, match=rf"{kernel}: {slot}\[.*broken.*reference.*ulp"):
         Checked(Broken(kernel), Reference()).run(kernel, tuple(bufs), attrs)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Two small real data sets of the UCI repository, as scikit-learn's loaders give them; source and licence in each DESCR."""
+"""Two small real data sets of the UCI repository, as scikit-learn's loaders give them; DESCR tells whose they are."""
 from importlib import resources
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -35,15 +35,16 @@ def load_digits(*, return_X_y: bool = False) -> Any:
     data = images.reshape(-1, 64)
     if return_X_y:
         return data, target
-    return Bunch(data=data, target=target, frame=None, feature_names=[f"pixel_{i}_{j}" for i in range(8) for j in range(8)],
-                 target_names=np.arange(10), images=images, DESCR=_description("digits.txt"))
+    pixels = [f"pixel_{i}_{j}" for i in range(8) for j in range(8)]
+    return Bunch(data=data, target=target, frame=None, feature_names=pixels, target_names=np.arange(10), images=images,
+                 DESCR=_description("digits.txt"))
 
 
 def load_iris(*, return_X_y: bool = False) -> Any:
     """Lengths in centimetres of 150 irises of three species (Fisher 1936).
 
-    A Bunch of data [150, 4] float64, target [150] int64, feature_names, target_names and DESCR; return_X_y: (data, target)
-    alone.
+    A Bunch of data [150, 4] float64, target [150] int64, feature_names, target_names and DESCR;
+    return_X_y: (data, target) alone.
     """
     with _open("iris.csv") as file:
         feature_names = file.readline().decode().strip().split(",")[:4]
@@ -55,7 +56,7 @@ def load_iris(*, return_X_y: bool = False) -> Any:
                  DESCR=_description("iris.txt"), feature_names=feature_names, filename="iris.csv", data_module=__name__)
 
 
-def _open(name: str) -> BinaryIO:
+def _open(name: str) -> IO[bytes]:
     return resources.files(__name__).joinpath(name).open("rb")
 
 

@@ -127,8 +127,8 @@ cdef Row new_row(str kernel):
     cdef Slot *slot
     spec = signature.KERNELS[kernel]
     if spec.text != compiled_text(ids[kernel]):
-        raise RuntimeError(f"the compiled {kernel!r} has the signature '{compiled_text(ids[kernel])}', kernels.def says "
-                           f"'{spec.text}'; build pyneuro again")
+        raise RuntimeError(f"the compiled {kernel!r} has the signature '{compiled_text(ids[kernel])}', "
+                           f"kernels.def says '{spec.text}'; build pyneuro again")
     letters = {letter: position for position, letter in enumerate(spec.letters)}
     row.kernel, row.lead = ids[kernel], -1
     row.slots, row.attrs, row.letters = len(spec.slots), len(spec.attrs), len(letters)

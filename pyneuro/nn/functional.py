@@ -189,7 +189,7 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
     input._float("cross_entropy")
     if input.ndim == 0:
         raise ShapeError("cross_entropy takes logits with an axis of classes, got a 0-d tensor")
-    if target.is_floating_point():
+    if isinstance(target, Tensor) and target.is_floating_point():
         return _soft_cross_entropy(input, target, weight, word, label_smoothing)
     return _by_class("cross_entropy", input, target, weight, (float(ignore_index), float(label_smoothing), word))
 
@@ -206,7 +206,8 @@ def _by_class(name: str, input: Tensor, target: Tensor, weight: Tensor | None, a
     shape = input.shape
     wanted = shape[:1] + shape[2:] if len(shape) > 1 else ()
     if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == np.bool_:
-        raise DtypeError(f"{name}: target must hold int64 class numbers, not {getattr(target, 'dtype', type(target).__name__)}")
+        given = target.dtype if isinstance(target, Tensor) else type(target).__name__
+        raise DtypeError(f"{name}: target must be a tensor of int64 class numbers, not {given}")
     if target.shape != wanted:
         raise ShapeError(f"{name}: target of shape {list(target.shape)} does not fit input of shape {list(shape)}; it must be {list(wanted)}")
     classes = shape[1] if len(shape) > 1 else shape[0]

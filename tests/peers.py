@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is compared with torch: cases that run on either library, live or against tests/golden.json (made by .ci/golden.py).
+
+Names come from the tables and from what both libraries export; here stand only the arguments that show a layer's options.
+"""
+import inspect
+import itertools
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+DTYPES = ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+
+
+def random(name):
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+def numbers(t):
+    """A tensor as nested lists, with words for what JSON does not have."""
+    x = t.detach().to("cpu") if hasattr(t, "detach") else t
+    return np.asarray(x.tolist(), np.float64).tolist()
+
+
+# ------------------------------------------------------------------------------------------------------ layers and losses
+
+SHAPES = {"rows": (3, 4), "image": (2, 3, 2), "line": (5,), "number": ()}
+ACTIVATION_OPTIONS = {"LeakyReLU": [{"negative_slope": 0.2}], "ELU": [{"alpha": 0.5}], "GELU": [{"approximate": "tanh"}],
+                      "Softplus": [{"beta": 2.0}, {"threshold": 1.0}], "Softmax": [{"dim": 0}], "LogSoftmax": [{"dim": 0}],
+                      "Flatten": [{"start_dim": 0}], "HuberLoss": [{"delta": 0.3}], "Dropout": [{"p": 0.0}]}
+REQUIRED = {"Softmax": {"dim": -1}, "LogSoftmax": {"dim": -1}, "Linear": {"in_features": 4, "out_features": 3}}
+CLASS_LOSSES = ("CrossEntropyLoss", "NLLLoss")
+REDUCTIONS = ("none", "mean", "sum")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module with its options on an input of a shape: its value, and the gradient of the input."""
+    name: str
+    module: str
+    options: tuple
+    shape: tuple
+    target: str = ""           # "": no loss; values, labels, probabilities
+
+    def arrays(self):
+        rng = random(self.name)
+        x = np.where(abs(v := rng.normal(0, 2, self.shape)) < 0.05, 0.3, v)
+        if self.module == "NLLLoss":
+            x = x - np.log(np.exp(x).sum(1 if len(self.shape) > 1 else 0, keepdims=True))
+        if self.target == "labels":
+            classes = self.shape[1] if len(self.shape) > 1 else self.shape[0]
+            return x, np.asarray(rng.integers(0, classes, self.shape[:1] + self.shape[2:] if len(self.shape) > 1 else ()))
+        if self.target == "probabilities":
+            p = rng.random(self.shape)
+            return x, p / p.sum(1 if len(self.shape) > 1 else 0, keepdims=True)
+        return (x, rng.random(self.shape)) if self.target else (x,)
+
+    def module_of(self, t):
+        made = {k: t.tensor(v, dtype=t.float64) if isinstance(v, tuple) else v for k, v in self.options}
+        module = getattr(t.nn, self.module)(**made).double()
+        for p in module.parameters():
+            p.data = t.tensor(random(self.name).normal(size=tuple(p.shape)))
+        return module
+
+    def run(self, t):
+        x, *target = (t.tensor(a) for a in self.arrays())
+        x.requires_grad_()
+        y = self.module_of(t)(x, *target)
+        weights = t.tensor(random("out").uniform(0.5, 1, tuple(y.shape)))
+        (y * weights).sum().backward()
+        return [numbers(y), numbers(x.grad)]
+
+
+def _layer(module, options, shape, target=""):
+    words = ",".join(f"{k}={v}" for k, v in options.items())
+    return Layer(f"{module}({words}) {list(shape)} {target}".strip(), module, tuple(options.items()), shape, target)
+
+
+def layers(modules):
+    """Every case for module names: activations over shapes, losses over shapes, reductions and their options."""
+    for name in modules:
+        base = REQUIRED.get(name, {})
+        for options in ({}, *ACTIVATION_OPTIONS.get(name, [])):
+            options = base | options
+            if name.endswith("Loss"):
+                continue
+            for shape in ([(3, 4)] if name == "Linear" else [(2, 3, 2)] if name == "Flatten" else SHAPES.values()):
+                if shape or options.get("dim", -1) in (-1, 0):
+                    yield _layer(name, options, shape)
+    for name, reduction in itertools.product([m for m in modules if m.endswith("Loss")], REDUCTIONS):
+        for options in ({}, *ACTIVATION_OPTIONS.get(name, [])):
+            options = {"reduction": reduction} | options
+            if name not in CLASS_LOSSES:
+                yield from (_layer(name, options, shape, "values") for shape in SHAPES.values())
+                continue
+            weight = {"weight": (0.5, 1.0, 2.0, 1.5)}
+            extra = [{}, weight, {"ignore_index": 1}, weight | {"ignore_index": 1}]
+            if name == "CrossEntropyLoss":
+                extra += [{"label_smoothing": 0.1}, weight | {"label_smoothing": 0.2, "ignore_index": 1}]
+                yield from (_layer(name, options | more, (3, 4), "probabilities") for more in extra[:2] + extra[4:5])
+            yield from (_layer(name, options | more, (5, 4), "labels") for more in extra)
+            yield from (_layer(name, options, shape, "labels") for shape in ((4,), (2, 4, 3)))
+        if name == "BCEWithLogitsLoss":
+            yield from (_layer(name, {"reduction": reduction, key: (0.5, 1.0, 2.0, 1.5)}, (3, 4), "values") for key in ("weight", "pos_weight"))
+
+
+# ------------------------------------------------------------------------------------------------------------ optimizers
+
+STEPS = 20
+OPTIONS = {"SGD": [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.5, "dampening": 0.3}],
+           "Adagrad": [{"lr_decay": 0.1}, {"initial_accumulator_value": 0.5}],
+           "RMSprop": [{"momentum": 0.9}, {"centered": True}, {"momentum": 0.5, "centered": True}, {"alpha": 0.5}],
+           "Adadelta": [{"rho": 0.5}], "Adam": [{"amsgrad": True}, {"betas": (0.5, 0.9)}, {"amsgrad": True, "maximize": True}],
+           "AdamW": [{"amsgrad": True}, {"weight_decay": 0.0}]}
+COMMON = [{}, {"lr": 0.2}, {"weight_decay": 0.1}, {"maximize": True}]
+
+
+@dataclass(frozen=True)
+class Training:
+    """An optimizer with options: two parameters after 20 steps, the second without a gradient in every third."""
+    name: str
+    optimizer: str
+    options: tuple
+
+    def start(self, t):
+        rng = random("start")
+        return [t.tensor(rng.normal(size=shape), requires_grad=True) for shape in ((3, 2), (4,))]
+
+    def gradient(self, t, step, p, i):
+        if i and step % 3 == 1:
+            p.grad = None
+        else:
+            p.grad = t.tensor(random(f"{step} {i}").normal(size=tuple(p.shape)))
+
+    def run(self, t):
+        params = self.start(t)
+        optimizer = getattr(t.optim, self.optimizer)(params, **dict(self.options))
+        for step in range(STEPS):
+            for i, p in enumerate(params):
+                self.gradient(t, step, p, i)
+            optimizer.step()
+        return [numbers(p) for p in params]
+
+
+def trainings(optimizers):
+    for name in optimizers:
+        for options in (*COMMON, *OPTIONS.get(name, [])):
+            words = ",".join(f"{k}={v}" for k, v in options.items())
+            yield Training(f"{name}({words})", name, tuple(options.items()))
+
+
+# ---------------------------------------------------------------------------------------------------------- signatures
+
+MODULE_NAMES = ("ReLU", "Sigmoid", "Tanh", "LeakyReLU", "ELU", "Softplus", "SiLU", "GELU", "Softsign", "Identity", "Softmax", "LogSoftmax",
+                "Linear", "Dropout", "Flatten", "MSELoss", "L1Loss", "HuberLoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "NLLLoss")
+OPTIMIZER_NAMES = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW")
+LAYERS = list(layers([m for m in MODULE_NAMES if m != "Dropout"]))
+OPTIMIZERS = list(trainings(OPTIMIZER_NAMES))
+
+
+def namespaces(t):
+    return {"nn": t.nn, "functional": t.nn.functional, "optim": t.optim, "init": t.nn.init}
+
+
+def parameters(f):
+    """(name, default) of every parameter, as text that JSON keeps; None where Python cannot tell."""
+    try:
+        given = inspect.signature(f).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    return [[p.name, "-" if p.default is p.empty else repr(p.default)] for p in given if p.name != "self"]
+
+
+def defaults(t, names=None):
+    """Parameters and defaults of every public function and class of the namespaces."""
+    out = {}
+    for space, module in namespaces(t).items():
+        for name in (names[space] if names else ours(space)):
+            if hasattr(module, name):
+                out[f"{space}.{name}"] = parameters(getattr(module, name))
+    return out
+
+
+def ours(space):
+    """pyneuro's public names of a namespace."""
+    import pyneuro as pn
+
+    module = namespaces(pn)[space]
+    listed = getattr(module, "__all__", None) or [n for n, v in vars(module).items() if callable(v) and v.__module__ == module.__name__]
+    return sorted(n for n in listed if not n.startswith("_") and callable(getattr(module, n)))
+
+
+# ----------------------------------------------------------------------------------------------------------- promotion
+
+def promotion(t):
+    """The dtype of sums: tensor with tensor, with 0-d tensor, with Python number, each dtype with each."""
+    values = {d: (t.ones(2, dtype=getattr(t, d)), t.tensor(1, dtype=getattr(t, d))) for d in DTYPES}
+    pairs = {}
+    for a, b in itertools.product(DTYPES, DTYPES):
+        pairs[f"{a} {b}"] = values[a][0] * values[b][0]
+        pairs[f"{a} 0-d {b}"] = values[a][0] * values[b][1]
+    for a, number in itertools.product(DTYPES, (True, 2, 2.5)):
+        pairs[f"{a} {number}"] = values[a][0] * number
+        pairs[f"0-d {a} {number}"] = values[a][1] * number
+        pairs[f"{a} / {number}"] = values[a][0] / number
+    for a in DTYPES:
+        pairs[f"sum {a}"] = values[a][0].sum()
+        pairs[f"{a} exp"] = t.exp(values[a][0])
+    return {k: str(v.dtype).removeprefix("torch.") for k, v in pairs.items()}
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+MODELS = {
+    "linear": lambda nn: nn.Linear(4, 3),
+    "no bias": lambda nn: nn.Linear(4, 3, bias=False),
+    "sequential": lambda nn: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 3)),
+    "nested": lambda nn: nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 2, bias=False)),
+    "weighted loss": lambda nn: nn.CrossEntropyLoss(),
+}
