@@ -9,49 +9,15 @@ import weakref
 import numpy as np
 import pytest
 from cases import BACKENDS
+from programs import Programs, check, leaf
 
 import pyneuro as pn
 
-PROGRAMS, REFUSALS = [], []
-
-
-def gives(*expected):
-    """Register a program of a torch-like module, and the numbers that it returns."""
-    def register(program):
-        PROGRAMS.append(pytest.param(program, list(expected), id=program.__name__))
-        return program
-    return register
-
-
-def refused(words):
-    """Register a program that ends in a RuntimeError; these words are in pyneuro's."""
-    def register(program):
-        REFUSALS.append(pytest.param(program, words, id=program.__name__))
-        return program
-    return register
-
-
-def plain(value):
-    if isinstance(value, (tuple, list)):
-        return [plain(v) for v in value]
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def check(program, expected, t):
-    value = program(t)
-    assert (plain(value) if isinstance(value, tuple) else [plain(value)]) == expected
-
-
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="torch is not installed: only the stored expectations are compared")
+programs = Programs()
+gives, refused = programs.gives, programs.refused
 
 
 # --------------------------------------------------------------------------------------------------------- the programs
-
-def leaf(t, *values):
-    return t.tensor([float(v) for v in values], requires_grad=True)
-
 
 @gives([6.0, 12.0])
 def three_backwards_give_three_times_the_gradient(t):
@@ -475,25 +441,25 @@ def no_array_of_what_is_recorded(t):
     leaf(t, 1).numpy()
 
 
-@pytest.mark.parametrize(("program", "expected"), PROGRAMS)
+@pytest.mark.parametrize(("program", "expected"), programs.values)
 @pytest.mark.parametrize("on", BACKENDS, indirect=True)
 def test_program(program, expected, on):
     check(program, expected, pn)
 
 
-@pytest.mark.parametrize(("program", "words"), REFUSALS)
+@pytest.mark.parametrize(("program", "words"), programs.refusals)
 @pytest.mark.parametrize("on", BACKENDS, indirect=True)
 def test_refusal(program, words, on):
     with pytest.raises(RuntimeError, match=words):
         program(pn)
 
 
-@pytest.mark.parametrize(("program", "expected"), PROGRAMS)
+@pytest.mark.parametrize(("program", "expected"), programs.values)
 def test_torch_agrees(program, expected, torch):
     check(program, expected, torch)
 
 
-@pytest.mark.parametrize(("program", "words"), REFUSALS)
+@pytest.mark.parametrize(("program", "words"), programs.refusals)
 def test_torch_refuses_too(program, words, torch):
     with pytest.raises(RuntimeError):
         program(torch)

@@ -21,11 +21,6 @@ MISSING = {}
 SAME = {("None", "-100.0"), ("0", "0.0"), ("1", "1.0"), ("0.0", "0"), ("1.0", "1"), ("20", "20.0"), ("20.0", "20"), ("<required>", "-")}
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="torch is not installed: only the stored values are compared")
-
-
 def near(got, want, rtol=1e-10):
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-12)
