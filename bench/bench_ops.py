@@ -87,6 +87,6 @@ def test_with_gradients(op, size, impl, dtype, measure):
         if not op.view:
             y, *gradients = run()
             saved = [y if i < 0 else tensors[i] for i in op.saves]
-            # Forward a product, backward two. In bytes: the forward's; its result's gradient, what it saved, the gradients.
+            # Forward a product, backward two. Bytes: the forward's, then its result's gradient, saved ones, gradients.
             work = {"flops": 3 * flops(op, tensors), "nbytes": nbytes(*tensors, y, y, *saved, *gradients)}
         measure(run, f"{op.name}-{size}-gradients", impl, dtype=dtype, **work)

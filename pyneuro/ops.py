@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import DtypeError, ShapeError, current_backend
+from .kernels import DtypeError, ShapeError, current_backend, empty
 from .kernels.signature import CASTABLE, FLOATS, KERNELS
 
 Array = np.ndarray
+BOOL = np.dtype(bool)
 Shape = tuple[int, ...]
 
 
@@ -24,11 +25,6 @@ def run(kernel: str, bufs: tuple, attrs: tuple = ()) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- arrays
-
-def empty(shape: Shape, dtype: Any) -> Array:
-    """Uninitialised memory for an output."""
-    return np.empty(shape, dtype)
-
 
 def filled(shape: Shape, dtype: Any, value: float) -> Array:
     y = empty(shape, dtype)
@@ -57,7 +53,7 @@ def reshaped(x: Array, shape: Shape) -> Array:
 
 def broadcast_shape(a: Shape, b: Shape) -> Shape:
     """NumPy's rule: aligned at the last axis, extents equal or 1."""
-    if a == b:
+    if a == b or not b:
         return a
     if len(a) < len(b):
         a, b = b, a
@@ -252,8 +248,8 @@ def _where(mask: Array, x: Array, y: Array) -> Array:
 def _where_grad(node: Any, g: Any) -> tuple:
     mask, = node.saved(g)
     zero = g.new_constant(0.0)
-    return (None, mask.where(g, zero).sum_to(node.shapes[1]) if node.needs[1] else None,
-            mask.where(zero, g).sum_to(node.shapes[2]) if node.needs[2] else None)
+    return (None, g.where(mask, zero).sum_to(node.shapes[1]) if node.needs[1] else None,
+            zero.where(mask, g).sum_to(node.shapes[2]) if node.needs[2] else None)
 
 
 Op("where", "x where mask, else y", _where, _where_grad,
@@ -282,7 +278,7 @@ Op("cast", "x as another dtype", _cast, lambda node, g: (g.to(node.dtypes[0]),),
 # Comparisons and whole-number arithmetic: no gradient, so no rows; one function serves them.
 
 def compare(name: str, x: Array, y: Array) -> Array:
-    z = empty(broadcast_shape(x.shape, y.shape), bool)
+    z = empty(broadcast_shape(x.shape, y.shape), BOOL)
     run(name, (x, y, z))
     return z
 

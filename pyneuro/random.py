@@ -48,6 +48,7 @@ class Generator:
         return key
 
 
+INT64 = np.dtype(np.int64)
 default_generator = Generator()
 
 
@@ -93,12 +94,12 @@ def randn(*size: Any, generator: Generator | None = None, dtype: Any = None, dev
     return _drawn(size, "normal", (0.0, 1.0), dtype, device, generator, requires_grad)
 
 
-def rand_like(input: Tensor, *, dtype: Any = None) -> Tensor:
-    return rand(input.shape, dtype=dtype or input.dtype)
+def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    return rand(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
 
-def randn_like(input: Tensor, *, dtype: Any = None) -> Tensor:
-    return randn(input.shape, dtype=dtype or input.dtype)
+def randn_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    return randn(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
 
 def randint(low: int, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: Any = np.int64,
@@ -109,7 +110,7 @@ def randint(low: int, high: Any = None, size: Any = None, *, generator: Generato
     if high <= low:
         raise ValueError(f"randint takes low < high, got {low} and {high}")
     _device(device)
-    y = ops.empty(_shape((size,)), np.int64)
+    y = ops.empty(_shape((size,)), INT64)
     draw(y, "randint", generator, float(low), float(high))
     return wrap(y).to(dtype)
 
@@ -117,7 +118,7 @@ def randint(low: int, high: Any = None, size: Any = None, *, generator: Generato
 def randperm(n: int, *, generator: Generator | None = None, dtype: Any = np.int64, device: Any = None) -> Tensor:
     """The numbers 0 to n - 1 in random order."""
     _device(device)
-    y = ops.empty(_shape((n,)), np.int64)
+    y = ops.empty(_shape((n,)), INT64)
     draw(y, "permutation", generator)
     return wrap(y).to(dtype)
 

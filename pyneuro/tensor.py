@@ -252,20 +252,20 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, r
     return _new(_shape((size,)), fill_value, kind, device, requires_grad)
 
 
-def zeros_like(input: Any, *, dtype: Any = None, requires_grad: bool = False) -> Any:
-    return _new(input.shape, 0.0, dtype or input.dtype, None, requires_grad)
+def zeros_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+    return _new(input.shape, 0.0, dtype or input.dtype, device, requires_grad)
 
 
-def ones_like(input: Any, *, dtype: Any = None, requires_grad: bool = False) -> Any:
-    return _new(input.shape, 1.0, dtype or input.dtype, None, requires_grad)
+def ones_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+    return _new(input.shape, 1.0, dtype or input.dtype, device, requires_grad)
 
 
-def full_like(input: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False) -> Any:
-    return _new(input.shape, fill_value, dtype or input.dtype, None, requires_grad)
+def full_like(input: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+    return _new(input.shape, fill_value, dtype or input.dtype, device, requires_grad)
 
 
-def empty_like(input: Any, *, dtype: Any = None, requires_grad: bool = False) -> Any:
-    return _new(input.shape, None, dtype or input.dtype, None, requires_grad)
+def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+    return _new(input.shape, None, dtype or input.dtype, device, requires_grad)
 
 
 def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
@@ -307,6 +307,9 @@ def _constant(value: Any, dtype: np.dtype) -> Any:
 
 def _scalar_dtype(value: Any) -> np.dtype:
     return _BOOL if isinstance(value, bool) else _INT64 if isinstance(value, int) else _Defaults.dtype
+
+
+_OPERANDS = (TensorBase, float, int, np.ndarray, np.generic)
 
 
 def _is_number(value: Any) -> bool:
@@ -358,7 +361,7 @@ def _comparison(name: str, x: Any, y: Any) -> Any:
 
 def _operator(name: str, rule: Callable, swapped: bool = False) -> Callable:
     def method(self: Any, other: Any) -> Any:
-        if not (isinstance(other, (TensorBase, np.ndarray, np.generic)) or _is_number(other)):
+        if not isinstance(other, _OPERANDS):
             return NotImplemented
         return rule(name, other, self) if swapped else rule(name, self, other)
     method.__name__ = name
@@ -545,13 +548,13 @@ class Tensor(TensorBase):
             raise RuntimeError("only tensors made by the user can be deep-copied; use clone(), or detach() first")
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
+        for name, value in vars(self).items():             # without the extension the fields below are among them
+            if name not in ("_base", "_seen", "_hooks"):
+                setattr(copied, name, value)
         copied.array, copied.storage = np.array(self.array, order="K"), Storage()
         copied.node, copied.needs_grad = None, self.needs_grad
         if self._grad is not None:
             copied._grad = self._grad.detach().clone()
-        for name, value in vars(self).items():
-            if name not in ("_base", "_seen"):
-                setattr(copied, name, value)
         return copied
 
     def __reduce__(self) -> tuple:
@@ -740,7 +743,12 @@ class Tensor(TensorBase):
             ops.run(name, (x.array, y.array, x.array))
             self.storage.version += 1
             return self
-        return self._overwrite(_arithmetic(name, x, y))
+        old = self._before(y)
+        return self._overwrite(_arithmetic(name, old if x is self else x, old if y is self else y))
+
+    def _before(self, *others: Any) -> Any:
+        """This tensor as it is now, for an op that may save it and is about to overwrite it."""
+        return wrap(ops._copy(self.array), node=self._edge()) if self._recording(*others) else self
 
     def copy_(self, source: Any) -> Any:
         self._check_writable()
@@ -886,7 +894,7 @@ class Tensor(TensorBase):
         return self.transpose(-2, -1)
 
     def squeeze(self, dim: Any = None) -> Any:
-        dims = [i for i in _as_dims(self.shape, dim) if self.shape[i] == 1]
+        dims = [i for i in (() if dim == () else _as_dims(self.shape, dim)) if self.shape[i] == 1]
         return self.reshape(tuple(n for i, n in enumerate(self.shape) if i not in dims))
 
     def unsqueeze(self, dim: int) -> Any:
@@ -973,11 +981,11 @@ class Tensor(TensorBase):
     def cuda(self, *_: Any) -> Any:
         raise DeviceError("there is no cuda here: pyneuro runs on device='cpu'")
 
-    def new_zeros(self, *size: Any, dtype: Any = None) -> Any:
-        return zeros(*size, dtype=dtype or self.dtype)
+    def new_zeros(self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+        return zeros(*size, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
 
-    def new_ones(self, *size: Any, dtype: Any = None) -> Any:
-        return ones(*size, dtype=dtype or self.dtype)
+    def new_ones(self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+        return ones(*size, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
 
     def new_tensor(self, data: Any, dtype: Any = None) -> Any:
         return tensor(data, dtype=dtype or self.dtype)
@@ -1016,9 +1024,9 @@ class Tensor(TensorBase):
 
     clip = clamp
 
-    def where(self, x: Any, y: Any) -> Any:
-        """This mask chooses: x where true, else y."""
-        return where(self, x, y)
+    def where(self, condition: Any, other: Any) -> Any:
+        """This where condition holds, else other."""
+        return where(condition, self, other)
 
     def masked_fill(self, mask: Any, value: Any) -> Any:
         return where(mask, value if isinstance(value, TensorBase) else _constant(value, self.dtype), self)
@@ -1053,6 +1061,8 @@ class Tensor(TensorBase):
         """sum (x - mean)^2 / (n - correction)."""
         if self.array.dtype not in _FLOATS:
             raise DtypeError(f"var takes float32 or float64, not {self.dtype}")
+        if isinstance(dim, bool):                              # var(unbiased), as torch also takes it
+            dim, unbiased = None, dim
         return self._reduce("var", dim, keepdim, float(correction if unbiased is None else unbiased))
 
     def std(self, dim: Any = None, *, correction: float = 1, keepdim: bool = False, unbiased: bool | None = None) -> Any:
@@ -1084,10 +1094,13 @@ class Tensor(TensorBase):
         return (self == 0).to(_INT64).sum(dim, keepdim) == 0
 
     def norm(self, p: float = 2, dim: Any = None, keepdim: bool = False) -> Any:
+        """(sum |x|^p)^(1/p) over dim; p = 0 counts what is not zero, inf and -inf are the largest and the smallest |x|."""
         if p == 2:
             return (self * self).sum(dim, keepdim).sqrt()
-        if p == math.inf:
-            return self.abs().amax(dim, keepdim)
+        if math.isinf(p):
+            return self.abs().amax(dim, keepdim) if p > 0 else self.abs().amin(dim, keepdim)
+        if p == 0:
+            return (self != 0).to(self.dtype).sum(dim, keepdim)
         return self.abs().pow(p).sum(dim, keepdim).pow(1 / p)
 
     def softmax(self, dim: int, dtype: Any = None) -> Any:
@@ -1181,7 +1194,7 @@ class Tensor(TensorBase):
 
     def clamp_(self, min: Any = None, max: Any = None) -> Any:
         self._check_writable()
-        return self._overwrite(self.clamp(min, max))
+        return self._overwrite(self._before().clamp(min, max))
 
     eq, ne, lt, le, gt, ge = __eq__, __ne__, __lt__, __le__, __gt__, __ge__
 

@@ -339,7 +339,7 @@ def test_accuracy(kernel, dtype, backend):
     bound += 1 if dtype == wide else 0.01                  # the rounding of want itself
     x = x[normal].astype(float)
     if kernel == "gelu_tanh":                              # e^v has v times the relative error of v
-        bound += 3 * np.abs(1.6 * x + 0.0714 * x**3)
+        bound += 3 * np.abs(1.6 * x + 0.0714 * np.clip(x, -99, 99)**3)
     worst = (ulp - bound).argmax()
     assert (ulp <= bound).all(), f"{kernel}({x[worst]!r}): {ulp[worst]:.2f} ulp"
 
@@ -427,7 +427,7 @@ def test_a_matmul_has_the_same_bits_on_every_isa_with_fma(dtype, m, n, k):
     assert len({product(backend, a, b).tobytes() for backend in FMA}) <= 1
 
 
-@pytest.mark.parametrize("kernel", ["sum", "mean", "max", "min", "var", "row_sum", "column_sum"])
+@pytest.mark.parametrize("kernel", ["sum", "mean", "max", "min", "var"])
 @each_dtype
 def test_a_reduction_has_the_same_bits_on_every_isa(kernel, dtype):
     for n in (*SIZES, 5000):

@@ -61,7 +61,7 @@ def split_and_joined(t):
     return a, b, first, t.stack(x.unbind(), 1), t.cat([first, first], -1), t.stack([first[0], first[0]], -1)
 
 
-@gives(15, 15.0, [3, 5, 7], [[3], [12]], 2.5, 3.5, [1.5, 1.5, 1.5], 0, 5, "int64", "int64")
+@gives(15, 15.0, [3, 5, 7], [[3], [12]], 2.5, 3.5, [1.5, 2.5, 3.5], 0, 5, "int64", "int64")
 def sums_and_means(t):
     x = t.arange(6).reshape(2, 3)
     f = x.to(t.float32)
@@ -89,11 +89,11 @@ def logic(t):
     return a & b, a & ~a, a | b, t.tensor([4]) | 2, t.tensor([5]) & 3, t.tensor([5]) ^ 2, ~t.tensor([0, -1])
 
 
-@gives([1.0, -1.0], [0.0, 2.0], [1.0, 2.0], [0.5, 1.0], [3.0, -1.0])
+@gives([1.0, -1.0], [0.0, 2.0], [1.0, 2.0], [0.5, -0.5], [3.0, -1.0])
 def choices(t):
     x = t.tensor([1.0, -1.0])
-    return (x.where(x > -2, x), t.where(x > 0, t.tensor(0.0), t.tensor(2.0)), t.maximum(x, t.tensor([0.0, 2.0])), x.clamp(min=1.0) * x.abs() / 2
-            if False else t.tensor([0.5, 1.0]), x.masked_fill(x > 0, 3.0))
+    return (x.where(x > -2, x * 9), t.where(x > 0, t.tensor(0.0), t.tensor(2.0)), t.maximum(x, t.tensor([0.0, 2.0])),
+            x.clamp(min=-0.5, max=0.5), x.masked_fill(x > 0, 3.0))
 
 
 @gives([[6.0]], [6.0], 6.0, [[[6.0]], [[6.0]]], [2, 5, 3, 7])
@@ -237,7 +237,7 @@ def test_results_cannot_be_pickled_or_copied():
 # --------------------------------------------------------------------------------------------------------- how it looks
 
 @pytest.mark.parametrize(("make", "text"), [
-    (lambda: pn.tensor([1.0, 2.5]), "tensor([1.0000, 2.5000])"),
+    (lambda: pn.tensor([1.0, 2.5]), "tensor([1. , 2.5])"),
     (lambda: pn.tensor([1.0, 2.0]), "tensor([1., 2.])"),
     (lambda: pn.tensor([1, -2]), "tensor([ 1, -2])"),
     (lambda: pn.tensor([[True], [False]]), "tensor([[ True],\n        [False]])"),
@@ -248,7 +248,7 @@ def test_results_cannot_be_pickled_or_copied():
     (lambda: pn.zeros(0, 3), "tensor([], size=(0, 3))"),
 ])
 def test_repr(make, text):
-    assert repr(make()).replace("1.    ", "1.0000").replace("2.5   ", "2.5000") == text or "1.0000" in text and "2.5" in repr(make())
+    assert repr(make()) == text
 
 
 def test_repr_of_many_is_short():
@@ -288,11 +288,6 @@ def converted(key):
     return pn.tensor(key.astype(bool) if key.dtype == bool else key.astype(np.int64)) if isinstance(key, np.ndarray) else key
 
 
-def steps_forward(key):
-    """torch, and so pyneuro's gradients, know no negative steps; views of NumPy's do."""
-    return all(k.step is None or k.step > 0 for k in (key if isinstance(key, tuple) else (key,)) if isinstance(k, slice))
-
-
 @given(indexed())
 @quick
 def test_getitem_is_numpys(case):
@@ -321,8 +316,7 @@ def test_setitem_is_numpys(case, record):
     assert np.array_equal(t.detach().array, want)
     if record:
         t.sum().backward()
-        kept = np.isin(value, want).astype(np.float32)     # of a place written twice the last value counts
-        assert np.array_equal(v.grad.array, kept)
+        assert np.array_equal(v.grad.array, np.ones_like(value))          # of a place written twice, too, as in torch
 
 
 @given(hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=4, min_side=0, max_side=4))

@@ -167,18 +167,6 @@ DEFINE(mean) { return reduce(SUM, middle(c), (double)c->dim[1]); }
 DEFINE(max) { return reduce(MAX, middle(c), c->dim[1] ? 1 : NAN); }
 DEFINE(min) { return reduce(MIN, middle(c), c->dim[1] ? 1 : NAN); }
 
-DEFINE(row_sum)
-{
-    return reduce(SUM, reduction_of(IN(T, 0), OUT(T, 1), c->dim[0], c->dim[1], 1,
-                                    STRIDE(0, 0), STRIDE(0, 1), 0, STRIDE(1, 0), 0), 1);
-}
-
-DEFINE(column_sum)
-{
-    return reduce(SUM, reduction_of(IN(T, 0), OUT(T, 1), 1, c->dim[0], c->dim[1],
-                                    0, STRIDE(0, 0), STRIDE(0, 1), 0, STRIDE(1, 0)), 1);
-}
-
 /* The sum of squared distances from the rounded mean, less what the rounding put in (Chan, Golub, LeVeque
    1983). */
 DEFINE(var)

@@ -17,12 +17,12 @@ from .signature import DeviceError, DtypeError, ShapeError
 from .wrap import Checked, Traced
 
 try:
-    from ._native import Native, TensorBase, build_info, isas
+    from ._native import Native, TensorBase, build_info, empty, isas
 except ImportError:                                            # built without a C compiler
-    from ._fallback import Native, TensorBase, build_info, isas
+    from ._fallback import Native, TensorBase, build_info, empty, isas
 
 __all__ = ["Backend", "Checked", "DeviceError", "DtypeError", "Native", "Reference", "ShapeError", "TensorBase", "Traced", "build_info",
-           "backend", "current_backend", "has_native", "isas", "make_backend", "run", "set_backend"]
+           "backend", "current_backend", "empty", "has_native", "isas", "make_backend", "run", "set_backend"]
 
 
 class Backend(Protocol):

@@ -2,6 +2,11 @@
 """What stands in for the compiled binding where there is none: no native backend, and a tensor without buffer protocol."""
 from typing import Any
 
+import numpy as np
+
+
+empty = np.empty
+
 
 def isas() -> list[str]:
     return []

@@ -14,6 +14,8 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcmp
 
+import numpy as np
+
 from . import signature
 
 cnp.import_array()
@@ -521,8 +523,22 @@ cdef int complain(Native self, str kernel, tuple bufs, tuple attrs, int status) 
 
 # ---------------------------------------------------------------------------------------------------------- the tensor
 
+def empty(tuple shape, dtype):
+    """np.empty, at half the price."""
+    cdef cnp.npy_intp extents[PN_MAX_RANK]
+    cdef int axes = len(shape)
+    if axes > PN_MAX_RANK:
+        return np.empty(shape, dtype)
+    for i in range(axes):
+        extents[i] = shape[i]
+    return cnp.PyArray_EMPTY(axes, extents, (<cnp.dtype?>dtype).type_num, 0)
+
+
 cdef class TensorBase:
     """The fields of a tensor, and its array's buffer protocol."""
 
     def __getbuffer__(self, Py_buffer *view, int flags):
+        if self.needs_grad:                  # np.asarray then tries __array__, which says the same
+            raise BufferError("a tensor that requires grad gives no buffer, since changes to it would go unrecorded; "
+                              "use tensor.detach()")
         pn_reexport(self.array, view, flags)

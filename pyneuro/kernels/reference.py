@@ -186,14 +186,6 @@ def var(x, y, correction):
     centre = np.sum(x, axis=1, keepdims=True, dtype=np.float64) / n
     y[...] = np.sum(np.square(x - centre), axis=1) / np.maximum(0, n - correction)
 
-def row_sum(x, y):
-    """y_m = sum_n x_mn"""
-    y[...] = _sum(x, 1, y.dtype)
-
-def column_sum(x, y):
-    """y_n = sum_m x_mn"""
-    y[...] = _sum(x, 0, y.dtype)
-
 def argmax(x, y):
     """y_ab = the first n of the largest x_anb; a NaN is larger than any number."""
     np.argmax(x, axis=1, out=y)

@@ -84,7 +84,7 @@ def _function(op: Op) -> Callable:
     def function(input: Tensor, *args: float, inplace: bool = False, **named: float) -> Tensor:
         if inplace:
             input._check_writable()
-        y = method(input, *args, **named)
+        y = method(input._before() if inplace else input, *args, **named)
         return input._overwrite(y) if inplace else y
 
     names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value) for name, value in op.params]
