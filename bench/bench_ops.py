@@ -18,7 +18,7 @@ ROWS = list(OPS.values())
 def sample(op, size, dtype):
     """Tensors of about `size` elements, those with a gradient asking for it, and attrs."""
     arrays, attrs = op.inputs(np.random.default_rng(zlib.crc32(op.name.encode())), size)
-    tensors = [pn.from_numpy(np.ascontiguousarray(a, dtype if a.dtype.kind == "f" else None)) for a in arrays]
+    tensors = tuple(pn.from_numpy(np.ascontiguousarray(a, dtype if a.dtype.kind == "f" else None)) for a in arrays)
     for i, t in enumerate(tensors):
         t.requires_grad_(t.is_floating_point() and (op.kind != "labels" or i == 0))
     return tensors, attrs

@@ -113,7 +113,7 @@ def pytest_terminal_summary(terminalreporter, config):
                  f"{ratio:.2f}x" if ratio else "",
                  f"{r.rate / 1e9:.1f} {r.unit}" if r.rate else "", f"{r.share:.0%}" if r.share else ""]
         write(f"{r.group:<{width}}" + "".join(f"{cell:>{w}}" for cell, w in zip(cells, WIDTHS)))
-    write("\nratio: baseline / median. rate: operations a second, or bytes that have to move. "
+    write("\nratio: baseline / median. rate: operations a second, or bytes of inputs and results. "
           "of peak: of a product's rate, or a copy's.")
     for (impl, baseline), values in ratios.items():
         mean = statistics.geometric_mean(values)

@@ -27,7 +27,7 @@ UNSUPPORTED = [  # operator, the error that says so, reason
     ("gather",           "int64 index",                         "an index is int64"),
     ("gather|index_select", "of shape \\[1\\]|0-dimensional",    "indexing a number by a line"),
     ("nn.functional.(linear|relu)", "int64",                    "layers and activations are of floats"),
-    ("__rmod__|remainder", "gradient differs",                  "the remainder has no gradient"),
+    ("__rmod__|remainder", "gradient (differs|of shape)",       "the remainder has no gradient"),
     ("var|std",          "NoneType",                            "correction=None"),
     ("zero_|fill_",      "a leaf tensor",                       "torch's sample clones first"),
     ("cat",              r"gradient of shape \(\), not \(0,\)", "an empty line that is left out has no gradient"),

@@ -3,10 +3,10 @@
 
 The native binding reads the same `Spec`s, checks in C, and comes back here only to say what was wrong.
 """
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -90,10 +90,11 @@ ROW = re.compile(r'^(\w+)\((\w+),\s*(?:(\w),\s*)?("[^"]*"),', re.M)     # the co
 TOKEN = re.compile(r'"[^"]*"|#?\w+|\s*##\s*|.')
 
 
-def _read(folder: Path) -> tuple[dict[str, Spec], dict[str, Spec]]:
+def _read(folder: str) -> tuple[dict[str, Spec], dict[str, Spec]]:
     """The rows of kernels.def in order, with its macros over the other tables spelled out as a C compiler would."""
     def without_comments(name: str) -> str:
-        return re.sub(r"/\*.*?\*/", "", (folder / name).read_text(), flags=re.S).replace("\\\n", " ")
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            return re.sub(r"/\*.*?\*/", "", file.read(), flags=re.S).replace("\\\n", " ")
 
     macros: dict[str, tuple[list[str], str]] = {}
     native: dict[str, Spec] = {}
@@ -122,11 +123,11 @@ def _read(folder: Path) -> tuple[dict[str, Spec], dict[str, Spec]]:
     return native, host
 
 
-def _tables() -> Path:
+def _tables() -> str:
     """csrc/ of a checkout, else where the build put the tables."""
-    here = Path(__file__).parent
-    csrc = here.parents[1] / "csrc"
-    return csrc if (csrc / "kernels.def").exists() else here
+    here = os.path.dirname(os.path.abspath(__file__))
+    csrc = os.path.join(os.path.dirname(os.path.dirname(here)), "csrc")
+    return csrc if os.path.exists(os.path.join(csrc, "kernels.def")) else here
 
 
 KERNELS, HOST = _read(_tables())
