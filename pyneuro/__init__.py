@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Neural networks on the CPU: PyTorch's names over C kernels, with a NumPy twin of every kernel.
 
-    import pyneuro as torch
+import pyneuro as torch
 """
+
 from ._origin import prefer_complete
 
 prefer_complete(__path__)
+
+from typing import Any as _Any  # noqa: E402
 
 import numpy as _np  # noqa: E402
 
@@ -72,18 +75,83 @@ class cuda:
     """There is none."""
 
     @staticmethod
-    def is_available() -> "bool":
+    def is_available() -> _Any:
         return False
 
     @staticmethod
-    def device_count() -> "int":
+    def device_count() -> _Any:
         return 0
 
 
-__all__ = ["DeviceError", "DtypeError", "Generator", "ShapeError", "Tensor", "__version__", "allclose", "arange", "as_tensor", "autograd",
-           "backend", "bool", "cat", "config", "cuda", "current_backend", "device", "double", "empty", "empty_like", "enable_grad", "equal",
-           "eye", "float", "float32", "float64", "from_dlpack", "from_numpy", "full", "full_like", "get_default_dtype", "initial_seed", "int",
-           "int16", "int32", "int64", "int8", "is_grad_enabled", "is_tensor", "kernels", "linspace", "long", "manual_seed", "matmul", "nn",
-           "no_grad", "ones", "ones_like", "optim", "rand", "rand_like", "randint", "randn", "randn_like", "random", "randperm",
-           "result_type", "seed", "set_backend", "set_default_dtype", "set_grad_enabled", "short", "show_config", "stack", "tensor",
-           "uint8", "where", "zeros", "zeros_like", *_functions]
+__all__ = [
+    "DeviceError",
+    "DtypeError",
+    "Generator",
+    "ShapeError",
+    "Tensor",
+    "__version__",
+    "allclose",
+    "arange",
+    "as_tensor",
+    "autograd",
+    "backend",
+    "bool",
+    "cat",
+    "config",
+    "cuda",
+    "current_backend",
+    "device",
+    "double",
+    "empty",
+    "empty_like",
+    "enable_grad",
+    "equal",
+    "eye",
+    "float",
+    "float32",
+    "float64",
+    "from_dlpack",
+    "from_numpy",
+    "full",
+    "full_like",
+    "get_default_dtype",
+    "initial_seed",
+    "int",
+    "int16",
+    "int32",
+    "int64",
+    "int8",
+    "is_grad_enabled",
+    "is_tensor",
+    "kernels",
+    "linspace",
+    "long",
+    "manual_seed",
+    "matmul",
+    "nn",
+    "no_grad",
+    "ones",
+    "ones_like",
+    "optim",
+    "rand",
+    "rand_like",
+    "randint",
+    "randn",
+    "randn_like",
+    "random",
+    "randperm",
+    "result_type",
+    "seed",
+    "set_backend",
+    "set_default_dtype",
+    "set_grad_enabled",
+    "short",
+    "show_config",
+    "stack",
+    "tensor",
+    "uint8",
+    "where",
+    "zeros",
+    "zeros_like",
+    *_functions,
+]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What runs here: versions, processor, kernels, build and environment."""
+
 import os
 import platform
 from typing import Any
@@ -45,7 +46,11 @@ def show_config() -> None:
     """Print what `config()` says."""
     for key, value in config().items():
         if isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
-        elif isinstance(value, list):
-            value = " ".join(value) or "none"
-        print(f"{key:<12} {value}")
+            text = ", ".join(f"{k} {_words(v)}" for k, v in value.items() if v or v == 0)
+        else:
+            text = _words(value)
+        print(f"{key:<12} {text or 'none'}")
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

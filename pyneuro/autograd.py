@@ -5,6 +5,7 @@
 A node remembers one op: what it read, where its inputs came from, and when (serial numbers grow). Creation order is a
 topological order, so backward is a loop over nodes, newest first: no recursion, however deep the graph.
 """
+
 import threading
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -42,6 +43,7 @@ class set_grad_enabled:
 
 class _Switch:
     """`with no_grad():` and `@no_grad()`."""
+
     mode = False
 
     def __enter__(self) -> None:
@@ -60,21 +62,25 @@ class _Switch:
         def inner(*args: Any, **kwargs: Any) -> Any:
             with type(self)():
                 return function(*args, **kwargs)
+
         return inner
 
 
 class no_grad(_Switch):
     """Record nothing within: results do not require gradients."""
+
     mode = False
 
 
 class enable_grad(_Switch):
     """Record within, inside a no_grad block."""
+
     mode = True
 
 
 class Storage:
     """What tensors that share memory share: how often it was written, and how often in-place ops rewrote its graph."""
+
     __slots__ = ("version", "rewrites")
 
     def __init__(self) -> None:
@@ -87,8 +93,23 @@ _serial = 0
 
 class Node:
     """One recorded op."""
-    __slots__ = ("op", "parents", "needs", "shapes", "dtypes", "attrs", "kept", "versions", "extras", "serial", "fast", "hooks",
-                 "retained", "__weakref__")
+
+    __slots__ = (
+        "op",
+        "parents",
+        "needs",
+        "shapes",
+        "dtypes",
+        "attrs",
+        "kept",
+        "versions",
+        "extras",
+        "serial",
+        "fast",
+        "hooks",
+        "retained",
+        "__weakref__",
+    )
 
     def __init__(self, op: Any, inputs: tuple, attrs: tuple, out: Any, extras: tuple = ()) -> None:
         global _serial
@@ -108,15 +129,19 @@ class Node:
     def saved(self, g: Any) -> tuple:
         """The tensors that the rule reads, if nothing has overwritten them since."""
         if self.kept is None:
-            raise RuntimeError(f"backward through {self.op.name} a second time: what it saved was freed after the first; "
-                               "call backward(retain_graph=True) the first time")
+            raise RuntimeError(
+                f"backward through {self.op.name} a second time: what it saved was freed after the first; "
+                "call backward(retain_graph=True) the first time"
+            )
         out = []
         for t, version in zip(self.kept, self.versions):
             made_here = type(t) is tuple
             if (t[1] if made_here else t.storage).version != version:
-                raise RuntimeError(f"{self.op.name} saved a tensor for backward that has since been modified in place "
-                                   f"(version {(t[1] if made_here else t.storage).version}, saved at {version}); "
-                                   "work on a copy: x = x + 1 instead of x += 1")
+                raise RuntimeError(
+                    f"{self.op.name} saved a tensor for backward that has since been modified in place "
+                    f"(version {(t[1] if made_here else t.storage).version}, saved at {version}); "
+                    "work on a copy: x = x + 1 instead of x += 1"
+                )
             out.append(g._wrap(t[0], t[1], self) if made_here else t)
         return tuple(out)
 
@@ -168,7 +193,7 @@ def _walk(roots: list, gradients: list, retain_graph: bool, create_graph: bool, 
         flow.add(root, g)
     collected: dict[int, Any] = {}
     nodes = _reachable(roots)
-    if wanted is not None:                       # visit only what leads to a wanted edge
+    if wanted is not None:  # visit only what leads to a wanted edge
         leads = set(wanted)
         for node in reversed(nodes):
             if id(node) in leads or any(id(p) in leads for p in node.parents if p is not None):
@@ -216,8 +241,13 @@ def _accumulate(leaf: Any, g: Any, create_graph: bool, taken: set[int] | None) -
         leaf._grad = g
     else:
         array = g.array
-        if taken is None or array.base is not None or not array.flags.c_contiguous or not array.flags.writeable \
-                or id(array) in taken:
+        if (
+            taken is None
+            or array.base is not None
+            or not array.flags.c_contiguous
+            or not array.flags.writeable
+            or id(array) in taken
+        ):
             g = g.detach().clone()
         else:
             taken.add(id(array))
@@ -236,16 +266,22 @@ def _first_gradients(outputs: list, gradients: Any) -> list:
     first = []
     for y, g in zip(outputs, gradients):
         if y._edge() is None:
-            raise RuntimeError("this tensor does not require grad and has no grad_fn: nothing it was made from has "
-                               "requires_grad=True, or it was made under no_grad")
+            raise RuntimeError(
+                "this tensor does not require grad and has no grad_fn: nothing it was made from has "
+                "requires_grad=True, or it was made under no_grad"
+            )
         if g is None:
             if y.numel() != 1:
-                raise RuntimeError(f"grad can be created implicitly only for a scalar; this tensor has shape {list(y.shape)}: "
-                                   "sum it, or pass gradient= of that shape")
+                raise RuntimeError(
+                    f"grad can be created implicitly only for a scalar; this tensor has shape {list(y.shape)}: "
+                    "sum it, or pass gradient= of that shape"
+                )
             g = y._full(y.shape, 1.0)
         elif not hasattr(g, "array") or g.shape != y.shape:
-            raise ShapeError(f"gradient must be a tensor of shape {list(y.shape)}, "
-                             f"got {list(g.shape) if hasattr(g, 'shape') else type(g).__name__}")
+            raise ShapeError(
+                f"gradient must be a tensor of shape {list(y.shape)}, "
+                f"got {list(g.shape) if hasattr(g, 'shape') else type(g).__name__}"
+            )
         elif g.dtype != y.dtype:
             g = g.to(y.dtype)
         first.append(g)
@@ -275,8 +311,8 @@ def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None =
             _accumulate(leaf, g, create_graph, taken)
 
 
-def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
-         allow_unused: bool | None = None, materialize_grads: bool = False) -> tuple:
+def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
+         create_graph: bool = False, allow_unused: bool | None = None, materialize_grads: bool = False) -> tuple:
     """d(outputs)/d(inputs), as a tuple of tensors; leaves' .grad is left alone.
 
     Raises RuntimeError for an input that the outputs do not depend on, unless allow_unused (its gradient is None) or
@@ -296,6 +332,8 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
         if g is None and materialize_grads:
             g = x._full(x.shape, 0.0)
         elif g is None and not allow_unused:
-            raise RuntimeError("one of the inputs was not used to make the outputs; pass allow_unused=True if that is meant")
+            raise RuntimeError(
+                "one of the inputs was not used to make the outputs; pass allow_unused=True if that is meant"
+            )
         out.append(g)
     return tuple(out)

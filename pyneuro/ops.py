@@ -130,7 +130,7 @@ class Op:
 
     def __init__(self, name: str, formula: str, forward: Callable, backward: Callable, inputs: Callable, *,
                  saves: tuple[int, ...] = (), kind: str = "op", view: bool = False, sums: Callable | None = None,
-                 work: Callable | None = None, params: tuple = (), module: str = "") -> None:
+                 work: Callable | None = None, params: tuple[tuple[str, float], ...] = (), module: str = "") -> None:
         self.name, self.formula, self.forward, self.backward, self.inputs = name, formula, forward, backward, inputs
         self.saves, self.kind, self.view, self.params, self.module = saves, kind, view, params, module
         self.sums = sums or (lambda *arrays: 1)         # terms in the longest sum: tolerances grow with it
@@ -370,7 +370,7 @@ Op("reshape", "the same elements in another shape", _reshape, lambda node, g: (g
    lambda rng, n: ((table(rng, n),), ((grid(n)[0] * grid(n)[1],),)), kind="view", view=True)
 Op("permute", "axes in another order", lambda x, axes: x.transpose(axes), lambda node, g: (g.permute(_inverse(node.attrs[0])),),
    lambda rng, n: ((table(rng, n),), ((1, 0),)), kind="view", view=True)
-Op("expand", "axes of one repeated, in the same memory", lambda x, shape: np.broadcast_to(x, shape),
+Op("expand", "axes of one repeated, in the same memory", np.broadcast_to,
    lambda node, g: (g.sum_to(node.shapes[0]),), lambda rng, n: ((table(rng, n)[:1],), (grid(n),)), kind="view", view=True)
 Op("slice", "x[integers, slices, None, ...]", _slice,
    lambda node, g: (g._op("slice_grad", attrs=(node.shapes[0], node.attrs[0])),),
@@ -467,7 +467,8 @@ def _columns(rng: Any, n: int) -> tuple:
 
 
 Op("gather", "x[i, index[i, j]] along dim", _gather,
-   lambda node, g: (g._op("gather_grad", *node.saved(g), attrs=(node.attrs[0], node.shapes[0])), None), _columns, saves=(1,), kind="index")
+   lambda node, g: (g._op("gather_grad", *node.saved(g), attrs=(node.attrs[0], node.shapes[0])), None), _columns,
+   saves=(1,), kind="index")
 Op("gather_grad", "zeros, plus each of g at its index along dim", _gather_grad,
    lambda node, g: (g._op("gather", *node.saved(g), attrs=(node.attrs[0],)), None),
    lambda rng, n: ((rng.normal(size=(n, 3)), rng.integers(0, 5, (n, 3))), (1, (n, 5))), saves=(1,), kind="grad", sums=lambda *_: 3)
@@ -517,9 +518,14 @@ Op("bmm", "a[z] b[z]", _bmm, _matmul_grad, _bmm_inputs, saves=(0, 1), kind="matr
 # the derivatives read come from the kernel's signature.
 
 
+def _params(kernel: str) -> tuple[tuple[str, float], ...]:
+    """The scalars of a kernel, and their defaults."""
+    return tuple((name, value) for name, value in KERNELS[kernel].attrs if value is not None)
+
+
 def activation(name: str, module: str, formula: str, away: tuple[float, ...] = ()) -> None:
     reads_x = KERNELS[f"{name}_grad"].slots[1].name == "x"
-    params = KERNELS[name].attrs
+    params = _params(name)
     defaults = tuple(v for _, v in params)
 
     def forward(x: Array, *attrs: float) -> Array:
@@ -700,7 +706,7 @@ _labels_loss("nll", "-x[label], weighted by class, averaged", _nll_composed, (-1
 
 def pair_loss(name: str, formula: str, second: Callable, target: Callable,
               away: tuple[float, ...] = (), unit: bool = False) -> None:
-    params = KERNELS[name].attrs
+    params = _params(name)
     defaults = tuple(v for _, v in params)
 
     def forward(x: Array, t: Array, *attrs: float) -> Array:
@@ -786,7 +792,8 @@ def _cat_grad(node: Any, g: Any) -> tuple:
     return tuple(parts)
 
 
-Op("cat", "the inputs side by side along dim", _cat, _cat_grad, lambda rng, n: ((table(rng, n), table(rng, n)[:1]), (0,)), kind="index")
+Op("cat", "the inputs side by side along dim", _cat, _cat_grad,
+   lambda rng, n: ((table(rng, n), table(rng, n)[:1]), (0,)), kind="index")
 
 
 def check_float(x: Array, name: str) -> None:

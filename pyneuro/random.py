@@ -3,6 +3,7 @@
 
 The state is one small buffer; drawing moves it on through a kernel, so a recorded step draws afresh at every replay.
 """
+
 import math
 import os
 from typing import Any
@@ -84,12 +85,14 @@ def _drawn(size: tuple, kernel: str, attrs: tuple, dtype: Any, device: Any, gene
     return t.requires_grad_() if requires_grad else t
 
 
-def rand(*size: Any, generator: Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def rand(*size: Any, generator: Generator | None = None, dtype: Any = None, device: Any = None,
+         requires_grad: bool = False) -> Tensor:
     """Uniform in [0, 1)."""
     return _drawn(size, "uniform", (0.0, 1.0), dtype, device, generator, requires_grad)
 
 
-def randn(*size: Any, generator: Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def randn(*size: Any, generator: Generator | None = None, dtype: Any = None, device: Any = None,
+          requires_grad: bool = False) -> Tensor:
     """Standard normal."""
     return _drawn(size, "normal", (0.0, 1.0), dtype, device, generator, requires_grad)
 
@@ -146,4 +149,4 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: G
     return _fill(tensor, "normal", generator, float(mean), float(std))
 
 
-Tensor.uniform_, Tensor.normal_ = uniform_, normal_          # type: ignore[attr-defined]
+Tensor.uniform_, Tensor.normal_ = uniform_, normal_  # type: ignore[attr-defined]

@@ -3,9 +3,10 @@
 """The tensor: an array that remembers how it was made. Semantics are PyTorch's; the bytes are NumPy's, never copied
 on the way in by `from_numpy` or on the way out by `numpy()`.
 """
+
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from .autograd import Node, Storage, _mode
 from .kernels import DeviceError, DtypeError, ShapeError, TensorBase
 from .ops import OPS
 
+_TENSOR: Any = TensorBase             # what passes isinstance is a whole Tensor, which mypy cannot know
 DTYPES = tuple(np.dtype(t) for t in ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"))
 _FLOATS = DTYPES[:2]
 _INT64, _BOOL = np.dtype(np.int64), np.dtype(bool)
@@ -21,6 +23,7 @@ _INT64, _BOOL = np.dtype(np.int64), np.dtype(bool)
 
 class device:
     """Where a tensor lives: 'cpu', here always."""
+
     __slots__ = ()
     type = "cpu"
     index = None
@@ -78,6 +81,7 @@ def as_dtype(dtype: Any) -> np.dtype:
 
 # ------------------------------------------------------------------------------------------------------ making tensors
 
+
 def wrap(array: np.ndarray, storage: Any = None, node: Any = None) -> Any:
     """A tensor around an array that is nobody else's, or that shares `storage`."""
     t = Tensor.__new__(Tensor)
@@ -124,7 +128,7 @@ def apply(op: Any, inputs: tuple, attrs: tuple = ()) -> Any:
 
 def _array_of(data: Any, dtype: Any, name: str = "data") -> np.ndarray:
     """data as an array that a tensor can hold: torch's dtype for Python numbers, a sentence for what is no numbers."""
-    if isinstance(data, TensorBase):
+    if isinstance(data, _TENSOR):
         array = data.array
     elif hasattr(data, "__array__"):
         array = np.asarray(data)
@@ -143,13 +147,15 @@ def _array_of(data: Any, dtype: Any, name: str = "data") -> np.ndarray:
             raise DtypeError(f"{name} must hold real numbers, not {array.dtype}")
         return array.astype(wanted) if array.dtype != wanted else array
     if array.dtype not in DTYPES:
-        raise DtypeError(f"{name} of {array.dtype} cannot become a tensor; convert it to one of {', '.join(map(str, DTYPES))}")
+        raise DtypeError(
+            f"{name} of {array.dtype} cannot become a tensor; convert it to one of {', '.join(map(str, DTYPES))}"
+        )
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _unwrapped(data: Any) -> Any:
     """Nested sequences with tensors inside, as nested sequences of arrays."""
-    if isinstance(data, TensorBase):
+    if isinstance(data, _TENSOR):
         return data.array
     if isinstance(data, (list, tuple)):
         return [_unwrapped(d) for d in data]
@@ -181,7 +187,7 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Any:
     """data as a tensor, sharing memory with an array or tensor where dtype and layout allow it."""
     _device(device)
-    if isinstance(data, TensorBase) and (dtype is None or data.dtype == as_dtype(dtype)):
+    if isinstance(data, _TENSOR) and (dtype is None or data.dtype == as_dtype(dtype)):
         return data
     array = _array_of(data, dtype)
     return wrap(array if _laid_out(array) else array.copy())
@@ -195,7 +201,9 @@ def from_numpy(array: np.ndarray) -> Any:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy takes a NumPy array, got {type(array).__name__}; tensor() takes other things")
     if array.dtype not in DTYPES or not array.dtype.isnative:
-        raise DtypeError(f"an array of {array.dtype} cannot be shared; convert it to one of {', '.join(map(str, DTYPES))}")
+        raise DtypeError(
+            f"an array of {array.dtype} cannot be shared; convert it to one of {', '.join(map(str, DTYPES))}"
+        )
     if not _laid_out(array):
         raise ValueError("the array is not aligned to its element size, so it cannot be shared; pass array.copy()")
     return wrap(np.asarray(array))
@@ -260,7 +268,8 @@ def ones_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gra
     return _new(input.shape, 1.0, dtype or input.dtype, device, requires_grad)
 
 
-def full_like(input: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+def full_like(input: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
+              requires_grad: bool = False) -> Any:
     return _new(input.shape, fill_value, dtype or input.dtype, device, requires_grad)
 
 
@@ -268,7 +277,8 @@ def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gr
     return _new(input.shape, None, dtype or input.dtype, device, requires_grad)
 
 
-def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None,
+           requires_grad: bool = False) -> Any:
     """start, start + step, ... below end; int64 if all three are integers."""
     low, high = (0, start) if end is None else (start, end)
     if dtype is None and any(isinstance(v, (float, np.floating)) for v in (low, high, step)):
@@ -276,7 +286,8 @@ def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, dev
     return tensor(np.arange(low, high, step), dtype=dtype or _INT64, device=device, requires_grad=requires_grad)
 
 
-def linspace(start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+def linspace(start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None,
+             requires_grad: bool = False) -> Any:
     """steps numbers from start to end, both included."""
     return tensor(np.linspace(start, end, steps), dtype=as_dtype(dtype), device=device, requires_grad=requires_grad)
 
@@ -320,7 +331,7 @@ def result_type(*operands: Any) -> np.dtype:
     """The dtype of arithmetic between tensors and Python numbers, by torch's table."""
     ranks: list[np.dtype | None] = [None, None, None]
     for x in operands:
-        if isinstance(x, TensorBase):
+        if isinstance(x, _TENSOR):
             level, dtype = (0 if x.array.ndim else 1), x.array.dtype
         else:
             level, dtype = 2, _scalar_dtype(x)
@@ -336,13 +347,13 @@ def _matched(x: Any, y: Any, floating: bool = False) -> tuple:
     if type(y) is float or type(y) is int:
         if x.array.dtype in _FLOATS:
             return x, _constant(y, x.array.dtype)
-    elif isinstance(x, TensorBase) and isinstance(y, TensorBase) and x.array.dtype is y.array.dtype and not floating:
+    elif isinstance(x, _TENSOR) and isinstance(y, _TENSOR) and x.array.dtype is y.array.dtype and not floating:
         return x, y
-    x, y = [v if isinstance(v, TensorBase) or _is_number(v) else as_tensor(v) for v in (x, y)]
+    x, y = [v if isinstance(v, _TENSOR) or _is_number(v) else as_tensor(v) for v in (x, y)]
     dtype = result_type(x, y)
     if floating and dtype not in _FLOATS:
         dtype = _Defaults.dtype
-    return tuple([v.to(dtype) if isinstance(v, TensorBase) else _constant(v, dtype) for v in (x, y)])
+    return tuple([v.to(dtype) if isinstance(v, _TENSOR) else _constant(v, dtype) for v in (x, y)])
 
 
 def _arithmetic(name: str, x: Any, y: Any) -> Any:
@@ -364,6 +375,7 @@ def _operator(name: str, rule: Callable, swapped: bool = False) -> Callable:
         if not isinstance(other, _OPERANDS):
             return NotImplemented
         return rule(name, other, self) if swapped else rule(name, self, other)
+
     method.__name__ = name
     return method
 
@@ -382,6 +394,7 @@ def _host_arithmetic(name: str, x: Any, y: Any) -> Any:
 
 class MaxResult(NamedTuple):
     """What max(dim) and min(dim) return."""
+
     values: Any
     indices: Any
 
@@ -412,12 +425,19 @@ def _one_dim(shape: tuple[int, ...], dim: int) -> int:
 
 # --------------------------------------------------------------------------------------------------------- the tensor
 
+
 class Tensor(TensorBase):
     """An n-dimensional array of numbers with automatic differentiation. Make one with `pn.tensor(...)`."""
 
-    _base: Any = None                    # of a view made while recording: the tensor that owns the memory
+    _base: Any = None  # of a view made while recording: the tensor that owns the memory
     _seen = 0
-    __array_priority__ = 1000            # ndarray + tensor is ours to do
+    __array_priority__ = 1000  # ndarray + tensor is ours to do
+
+    if TYPE_CHECKING:
+
+        def __neg__(self) -> Any: ...
+        def __abs__(self) -> Any: ...
+        def __getattr__(self, name: str) -> Any: ...  # exp, relu, float, ...: the loops below attach them
 
     def __init__(self, data: Any = (), dtype: Any = None) -> None:
         self.array = np.array(_array_of(data, dtype), order="C", copy=True)
@@ -500,12 +520,18 @@ class Tensor(TensorBase):
     def numpy(self, *, force: bool = False) -> np.ndarray:
         """The array itself, not a copy. Raises RuntimeError if the tensor requires grad, unless force."""
         if self.needs_grad and not force:
-            raise RuntimeError("a tensor that requires grad gives no array, since changes to it would go unrecorded; "
-                               "use tensor.detach().numpy()")
+            raise RuntimeError(
+                "a tensor that requires grad gives no array, since changes to it would go unrecorded; "
+                "use tensor.detach().numpy()"
+            )
         return self.array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.numpy(), dtype=dtype, copy=copy) if copy is not None else np.asarray(self.numpy(), dtype=dtype)
+        return (
+            np.array(self.numpy(), dtype=dtype, copy=copy)
+            if copy is not None
+            else np.asarray(self.numpy(), dtype=dtype)
+        )
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         if self.needs_grad:
@@ -548,7 +574,7 @@ class Tensor(TensorBase):
             raise RuntimeError("only tensors made by the user can be deep-copied; use clone(), or detach() first")
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        for name, value in vars(self).items():             # without the extension the fields below are among them
+        for name, value in vars(self).items():  # without the extension the fields below are among them
             if name not in ("_base", "_seen", "_hooks"):
                 setattr(copied, name, value)
         copied.array, copied.storage = np.array(self.array, order="K"), Storage()
@@ -600,7 +626,7 @@ class Tensor(TensorBase):
     @grad.setter
     def grad(self, value: Any) -> None:
         if value is not None:
-            if not isinstance(value, TensorBase):
+            if not isinstance(value, _TENSOR):
                 raise TypeError(f"grad must be a tensor or None, got {type(value).__name__}")
             if value.array.shape != self.array.shape:
                 raise ShapeError(f"grad of shape {list(value.shape)} does not fit a tensor of shape {list(self.shape)}")
@@ -631,13 +657,15 @@ class Tensor(TensorBase):
         self.node, self.needs_grad = None, False
         return self
 
-    def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None) -> None:
+    def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
+                 inputs: Any = None) -> None:
         """Add d(self)/d(leaf) to leaf.grad of every leaf that requires it; see autograd.backward."""
         autograd.backward(self, gradient, retain_graph, create_graph, inputs)
 
     def retain_grad(self) -> None:
         """Have backward fill .grad of this tensor too, though it is not a leaf."""
         import weakref
+
         edge = self._edge()
         if edge is None:
             raise RuntimeError("retain_grad() on a tensor that does not require grad")
@@ -675,11 +703,15 @@ class Tensor(TensorBase):
         """Where the elements of this view lie in its base."""
         base = self._base.array
         if not base.flags.c_contiguous:
-            raise RuntimeError("an in-place operation that needs gradients, on a view of memory that is not contiguous: clone() first")
+            raise RuntimeError(
+                "an in-place operation that needs gradients, on a view of memory that is not contiguous: clone() first"
+            )
         size = base.itemsize
         start = (self.array.ctypes.data - base.ctypes.data) // size
         flat = np.arange(base.size, dtype=np.int64)
-        return np.ascontiguousarray(np.ndarray(self.array.shape, np.int64, flat, start * 8, [s // size * 8 for s in self.array.strides]))
+        return np.ascontiguousarray(
+            np.ndarray(self.array.shape, np.int64, flat, start * 8, [s // size * 8 for s in self.array.strides])
+        )
 
     def _op(self, name: str, *others: Any, attrs: tuple = ()) -> Any:
         return apply(OPS[name], (self, *others), attrs)
@@ -708,8 +740,10 @@ class Tensor(TensorBase):
     def _check_writable(self) -> None:
         owner = self if self._base is None else self._base
         if _mode.enabled and owner.needs_grad and owner.node is None:
-            raise RuntimeError("a leaf tensor that requires grad, or a view of one, cannot be written in place while recording; "
-                               "use `with no_grad():`, or work on a copy")
+            raise RuntimeError(
+                "a leaf tensor that requires grad, or a view of one, cannot be written in place while recording; "
+                "use `with no_grad():`, or work on a copy"
+            )
 
     def _recording(self, *others: Any) -> bool:
         return _mode.enabled and (self.requires_grad or any(o.requires_grad for o in others))
@@ -738,8 +772,13 @@ class Tensor(TensorBase):
     def _arithmetic_(self, name: str, other: Any) -> Any:
         self._check_writable()
         x, y = _matched(self, other, name == "div")
-        if x is self and x.array.dtype in _FLOATS and not self._recording(y) and y.storage is not self.storage \
-                and ops.broadcast_shape(x.array.shape, y.array.shape) == x.array.shape:
+        if (
+            x is self
+            and x.array.dtype in _FLOATS
+            and not self._recording(y)
+            and y.storage is not self.storage
+            and ops.broadcast_shape(x.array.shape, y.array.shape) == x.array.shape
+        ):
             ops.run(name, (x.array, y.array, x.array))
             self.storage.version += 1
             return self
@@ -756,7 +795,7 @@ class Tensor(TensorBase):
 
     def fill_(self, value: Any) -> Any:
         self._check_writable()
-        if isinstance(value, TensorBase) or self._recording():
+        if isinstance(value, _TENSOR) or self._recording():
             return self._overwrite(as_tensor(value, dtype=self.dtype).expand(self.shape))
         ops.run("fill", (self.array,), (float(value),))
         self.storage.version += 1
@@ -768,9 +807,13 @@ class Tensor(TensorBase):
     def __setitem__(self, key: Any, value: Any) -> None:
         self._check_writable()
         key = _key(key)
-        if not (isinstance(value, TensorBase) or _is_number(value)):
+        if not (isinstance(value, _TENSOR) or _is_number(value)):
             value = as_tensor(value)
-        v = value.to(self.dtype) if isinstance(value, TensorBase) else _constant(self.dtype.type(value).item(), self.dtype)
+        v = (
+            value.to(self.dtype)
+            if isinstance(value, _TENSOR)
+            else _constant(self.dtype.type(value).item(), self.dtype)
+        )
         at = None if _is_basic(key) else positions(self.shape, key)
         target = self.array[key] if at is None else at
         if isinstance(target, np.generic):
@@ -801,7 +844,11 @@ class Tensor(TensorBase):
         key = _key(key)
         if _is_basic(key):
             try:
-                return self._op("slice", attrs=(key if isinstance(key, tuple) else (key,),)) if self.ndim or key is not Ellipsis else self
+                return (
+                    self._op("slice", attrs=(key if isinstance(key, tuple) else (key,),))
+                    if self.ndim or key is not Ellipsis
+                    else self
+                )
             except IndexError as error:
                 raise IndexError(f"{error} (shape {list(self.shape)})") from None
         try:
@@ -836,8 +883,11 @@ class Tensor(TensorBase):
             return self._op("reshape", attrs=(size,))
         unknown = [i for i, n in enumerate(size) if n == -1]
         known = math.prod(n for n in size if n != -1)
-        if len(unknown) > 1 or any(n < -1 for n in size) or (known != self.array.size if not unknown else
-                                                              not known or self.array.size % known):
+        if (
+            len(unknown) > 1
+            or any(n < -1 for n in size)
+            or (known != self.array.size if not unknown else not known or self.array.size % known)
+        ):
             raise ShapeError(f"shape {list(size)} does not hold the {self.array.size} elements of {list(self.shape)}")
         if unknown:
             size = tuple(self.array.size // known if n == -1 else int(n) for n in size)
@@ -862,7 +912,7 @@ class Tensor(TensorBase):
         a, b = _one_dim(self.shape, start_dim), _one_dim(self.shape, end_dim)
         if a > b:
             raise ShapeError(f"flatten from dim {a} to {b}: the first must not come after the last")
-        return self.reshape(self.shape[:a] + (math.prod(self.shape[a:b + 1]),) + self.shape[b + 1:])
+        return self.reshape(self.shape[:a] + (math.prod(self.shape[a : b + 1]),) + self.shape[b + 1 :])
 
     def permute(self, *dims: Any) -> Any:
         order = tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
@@ -914,7 +964,7 @@ class Tensor(TensorBase):
             raise ShapeError(f"shape {list(self.shape)} cannot be expanded to {list(size)}")
         try:
             return self._op("expand", attrs=(full,))
-        except ValueError as error:                        # more elements than memory has addresses
+        except ValueError as error:  # more elements than memory has addresses
             raise ShapeError(f"shape {list(self.shape)} cannot be expanded to {list(size)}: {error}") from None
 
     def expand_as(self, other: Any) -> Any:
@@ -930,8 +980,11 @@ class Tensor(TensorBase):
     def split(self, split_size: Any, dim: int = 0) -> tuple:
         d = _one_dim(self.shape, dim)
         n = self.shape[d]
-        sizes = list(split_size) if isinstance(split_size, (list, tuple)) else \
-            [min(split_size, n - i) for i in range(0, n, split_size)]
+        sizes = (
+            list(split_size)
+            if isinstance(split_size, (list, tuple))
+            else [min(split_size, n - i) for i in range(0, n, split_size)]
+        )
         if sum(sizes) != n:
             raise ShapeError(f"split sizes {sizes} do not add up to the {n} of dim {d}")
         ends = np.cumsum(sizes).tolist()
@@ -952,10 +1005,11 @@ class Tensor(TensorBase):
     def contiguous(self) -> Any:
         return self if self.array.flags.c_contiguous else self.clone()
 
-    def to(self, *args: Any, dtype: Any = None, device: Any = None, copy: bool = False, non_blocking: bool = False) -> Any:
+    def to(self, *args: Any, dtype: Any = None, device: Any = None, copy: bool = False,
+           non_blocking: bool = False) -> Any:
         """to(dtype), to(device), to(device, dtype), to(other): itself if nothing changes and not copy."""
         for arg in args:
-            if isinstance(arg, TensorBase):
+            if isinstance(arg, _TENSOR):
                 dtype = arg.dtype
             elif arg is None or isinstance(arg, bool):
                 continue
@@ -1013,7 +1067,7 @@ class Tensor(TensorBase):
         """min(max(x, low), high); either bound may be missing, a number or a tensor."""
         if min is None and max is None:
             raise ValueError("clamp takes at least one of min and max")
-        if isinstance(min, TensorBase) or isinstance(max, TensorBase):
+        if isinstance(min, _TENSOR) or isinstance(max, _TENSOR):
             x = self if min is None else self.maximum(min)
             return x if max is None else x.minimum(max)
         low, high = -math.inf if min is None else min, math.inf if max is None else max
@@ -1029,7 +1083,7 @@ class Tensor(TensorBase):
         return where(condition, self, other)
 
     def masked_fill(self, mask: Any, value: Any) -> Any:
-        return where(mask, value if isinstance(value, TensorBase) else _constant(value, self.dtype), self)
+        return where(mask, value if isinstance(value, _TENSOR) else _constant(value, self.dtype), self)
 
     def isnan(self) -> Any:
         return self != self
@@ -1057,15 +1111,17 @@ class Tensor(TensorBase):
             raise DtypeError(f"mean of {x.dtype} is not defined; use .float().mean()")
         return x._reduce("mean", dim, keepdim)
 
-    def var(self, dim: Any = None, *, correction: float = 1, keepdim: bool = False, unbiased: bool | None = None) -> Any:
+    def var(self, dim: Any = None, *, correction: float = 1, keepdim: bool = False,
+            unbiased: bool | None = None) -> Any:
         """sum (x - mean)^2 / (n - correction)."""
         if self.array.dtype not in _FLOATS:
             raise DtypeError(f"var takes float32 or float64, not {self.dtype}")
-        if isinstance(dim, bool):                              # var(unbiased), as torch also takes it
+        if isinstance(dim, bool):  # var(unbiased), as torch also takes it
             dim, unbiased = None, dim
         return self._reduce("var", dim, keepdim, float(correction if unbiased is None else unbiased))
 
-    def std(self, dim: Any = None, *, correction: float = 1, keepdim: bool = False, unbiased: bool | None = None) -> Any:
+    def std(self, dim: Any = None, *, correction: float = 1, keepdim: bool = False,
+            unbiased: bool | None = None) -> Any:
         return self.var(dim, correction=correction, keepdim=keepdim, unbiased=unbiased).sqrt()
 
     def amax(self, dim: Any = None, keepdim: bool = False) -> Any:
@@ -1104,10 +1160,18 @@ class Tensor(TensorBase):
         return self.abs().pow(p).sum(dim, keepdim).pow(1 / p)
 
     def softmax(self, dim: int, dtype: Any = None) -> Any:
-        return (self if dtype is None else self.to(dtype))._float("softmax")._op("softmax", attrs=(_one_dim(self.shape, dim),))
+        return (
+            (self if dtype is None else self.to(dtype))
+            ._float("softmax")
+            ._op("softmax", attrs=(_one_dim(self.shape, dim),))
+        )
 
     def log_softmax(self, dim: int, dtype: Any = None) -> Any:
-        return (self if dtype is None else self.to(dtype))._float("log_softmax")._op("log_softmax", attrs=(_one_dim(self.shape, dim),))
+        return (
+            (self if dtype is None else self.to(dtype))
+            ._float("log_softmax")
+            ._op("log_softmax", attrs=(_one_dim(self.shape, dim),))
+        )
 
     def _float(self, name: str) -> Any:
         ops.check_float(self.array, name)
@@ -1135,13 +1199,16 @@ class Tensor(TensorBase):
     __mul__, __rmul__ = _operator("mul", _arithmetic), _operator("mul", _arithmetic, True)
     __truediv__, __rtruediv__ = _operator("div", _arithmetic), _operator("div", _arithmetic, True)
     __rpow__ = _operator("pow", _arithmetic, True)
-    __floordiv__, __rfloordiv__ = _operator("floor_divide", _host_arithmetic), _operator("floor_divide", _host_arithmetic, True)
+    __floordiv__, __rfloordiv__ = (
+        _operator("floor_divide", _host_arithmetic),
+        _operator("floor_divide", _host_arithmetic, True),
+    )
     __mod__, __rmod__ = _operator("remainder", _host_arithmetic), _operator("remainder", _host_arithmetic, True)
     __and__, __rand__ = _operator("bitand", _logic), _operator("bitand", _logic, True)
     __or__, __ror__ = _operator("bitor", _logic), _operator("bitor", _logic, True)
     __xor__, __rxor__ = _operator("bitxor", _logic), _operator("bitxor", _logic, True)
-    __eq__ = _operator("eq", _comparison)          # type: ignore[assignment]
-    __ne__ = _operator("ne", _comparison)          # type: ignore[assignment]
+    __eq__ = _operator("eq", _comparison)
+    __ne__ = _operator("ne", _comparison)
     __lt__, __le__ = _operator("lt", _comparison), _operator("le", _comparison)
     __gt__, __ge__ = _operator("gt", _comparison), _operator("ge", _comparison)
 
@@ -1156,16 +1223,16 @@ class Tensor(TensorBase):
             raise DtypeError(f"~ takes integers or bool, not {self.dtype}")
         return wrap(ops.whole("bitnot", self.array))
 
-    def __iadd__(self, other: Any) -> Any:
+    def __iadd__(self, other: Any) -> Any:  # type: ignore[misc]
         return self._arithmetic_("add", other)
 
-    def __isub__(self, other: Any) -> Any:
+    def __isub__(self, other: Any) -> Any:  # type: ignore[misc]
         return self._arithmetic_("sub", other)
 
-    def __imul__(self, other: Any) -> Any:
+    def __imul__(self, other: Any) -> Any:  # type: ignore[misc]
         return self._arithmetic_("mul", other)
 
-    def __itruediv__(self, other: Any) -> Any:
+    def __itruediv__(self, other: Any) -> Any:  # type: ignore[misc]
         return self._arithmetic_("div", other)
 
     def add(self, other: Any, *, alpha: float = 1) -> Any:
@@ -1217,14 +1284,16 @@ def _rebuild(kind: Any, array: np.ndarray, requires_grad: bool) -> Any:
 
 
 def _names_device(arg: Any) -> bool:
-    return isinstance(arg, device) or (isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda", "mps", "meta", "xpu"))
+    return isinstance(arg, device) or (
+        isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda", "mps", "meta", "xpu")
+    )
 
 
 def _key(key: Any) -> Any:
     """An index with tensors and lists as arrays."""
     if isinstance(key, tuple):
         return tuple([_key(k) if not isinstance(k, (int, slice)) else k for k in key])
-    if isinstance(key, TensorBase):
+    if isinstance(key, _TENSOR):
         if key.array.dtype in _FLOATS:
             raise IndexError(f"an index must hold integers or bool, not {key.array.dtype}")
         return int(key.array) if not key.array.ndim and key.array.dtype != _BOOL else key.array
@@ -1241,7 +1310,7 @@ def _key(key: Any) -> Any:
 def _is_basic(key: Any) -> bool:
     """Integers, slices, None and ...: a view. bool is no integer here."""
     if isinstance(key, tuple):
-        return all([_is_basic(k) for k in key])
+        return all(map(_is_basic, key))
     return isinstance(key, (slice, np.integer, type(None), type(Ellipsis))) or type(key) is int
 
 
@@ -1259,7 +1328,7 @@ def positions(shape: tuple[int, ...], key: Any) -> np.ndarray:
 
 
 def _extreme(x: Any, name: str, dim: Any, keepdim: bool) -> Any:
-    if isinstance(dim, TensorBase):
+    if isinstance(dim, _TENSOR):
         return _arithmetic(f"{name}imum", x, dim)
     if dim is None:
         return x._reduce(name, None, False)
@@ -1276,7 +1345,7 @@ def _arg(x: Any, name: str, dim: Any, keepdim: bool) -> Any:
         y = _arg(x.reshape(-1), name, 0, False)
         return y.reshape((1,) * x.ndim) if keepdim else y
     d = _one_dim(x.shape, dim)
-    if not x.shape[d:d + 1] or x.shape[d]:
+    if not x.shape[d : d + 1] or x.shape[d]:
         y = ops.empty(ops.kept_shape(x.shape, (d,), keepdim), _INT64)
         middle = ops.along(x.array, d)
         ops.run(name, (middle, y.reshape(middle.shape[0], middle.shape[2])))
@@ -1303,8 +1372,10 @@ def matmul(input: Any, other: Any) -> Any:
     if not a.ndim or not b.ndim:
         raise ShapeError("matmul takes at least one axis on both sides; multiply by a number with *")
     if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
-        raise ShapeError(f"matmul of {list(a.shape)} and {list(b.shape)}: the {a.shape[-1]} columns of the first meet "
-                         f"the {b.shape[-2 if b.ndim > 1 else 0]} rows of the second")
+        raise ShapeError(
+            f"matmul of {list(a.shape)} and {list(b.shape)}: the {a.shape[-1]} columns of the first meet "
+            f"the {b.shape[-2 if b.ndim > 1 else 0]} rows of the second"
+        )
     if a.ndim == 2 and b.ndim == 2:
         return apply(OPS["matmul"], (a, b))
     if a.ndim == 1:
@@ -1312,7 +1383,9 @@ def matmul(input: Any, other: Any) -> Any:
     if b.ndim == 1:
         return matmul(a, b.unsqueeze(1)).squeeze(-1)
     if b.ndim == 2:
-        return apply(OPS["matmul"], (a.reshape((-1 if a.numel() else math.prod(a.shape[:-1]), a.shape[-1])), b)).reshape(a.shape[:-1] + b.shape[1:])
+        return apply(
+            OPS["matmul"], (a.reshape((-1 if a.numel() else math.prod(a.shape[:-1]), a.shape[-1])), b)
+        ).reshape(a.shape[:-1] + b.shape[1:])
     lead = ops.broadcast_shape(a.shape[:-2], b.shape[:-2])
     many = math.prod(lead)
     a3 = a.expand(lead + a.shape[-2:]).reshape((many, *a.shape[-2:]))
@@ -1328,9 +1401,16 @@ def cat(tensors: Any, dim: int = 0) -> Any:
     dtype = result_type(*parts)
     parts = [p.to(dtype) for p in parts if p.shape != (0,)] or parts[:1]
     d = _one_dim(parts[0].shape, dim)
-    if any(p.ndim != parts[0].ndim or p.shape[:d] + p.shape[d + 1:] != parts[0].shape[:d] + parts[0].shape[d + 1:] for p in parts) \
-            or not parts[0].ndim:
-        raise ShapeError(f"cat along dim {d} of shapes {', '.join(str(list(p.shape)) for p in parts)}: the other extents must agree")
+    if (
+        any(
+            p.ndim != parts[0].ndim or p.shape[:d] + p.shape[d + 1 :] != parts[0].shape[:d] + parts[0].shape[d + 1 :]
+            for p in parts
+        )
+        or not parts[0].ndim
+    ):
+        raise ShapeError(
+            f"cat along dim {d} of shapes {', '.join(str(list(p.shape)) for p in parts)}: the other extents must agree"
+        )
     return apply(OPS["cat"], tuple(parts), (d,))
 
 
@@ -1339,14 +1419,15 @@ def stack(tensors: Any, dim: int = 0) -> Any:
     parts = [as_tensor(t) for t in tensors]
     if any(p.shape != parts[0].shape for p in parts):
         raise ShapeError(f"stack takes tensors of one shape, got {', '.join(str(list(p.shape)) for p in parts)}")
-    return cat([p.unsqueeze(dim) for p in parts], dim if dim >= 0 else dim)
+    return cat([p.unsqueeze(dim) for p in parts], dim)
 
 
-# One loop attaches a method for every op of one argument, and every activation with its parameters. The stub is tensor.pyi.
+# One loop attaches a method for every op of one argument, and every activation with its parameters.
+
 
 def _method(op: Any) -> Callable:
     names = [name for name, _ in op.params]
-    defaults = dict(op.params)
+    defaults: dict[str, Any] = dict(op.params)
     signed = op.name in ("neg", "abs", "sign")
 
     def method(self: Any, *args: float, **named: float) -> Any:
@@ -1370,19 +1451,85 @@ def _method(op: Any) -> Callable:
 for _op in OPS.values():
     if _op.kind == "activation" or _op.name in ("neg", "abs", "sign", "exp", "log", "sqrt"):
         setattr(Tensor, _op.name, _method(_op))
-for _name, _dtype in {"float": np.float32, "double": np.float64, "long": np.int64, "int": np.int32, "short": np.int16,
-                      "bool": np.bool_}.items():
+for _name, _dtype in {
+    "float": np.float32,
+    "double": np.float64,
+    "long": np.int64,
+    "int": np.int32,
+    "short": np.int16,
+    "bool": np.bool_,
+}.items():
     setattr(Tensor, _name, lambda self, _dtype=_dtype: self.to(_dtype))
-Tensor.__neg__, Tensor.__abs__ = Tensor.neg, Tensor.abs        # type: ignore[attr-defined]
+for _name in ("neg", "abs"):
+    setattr(Tensor, f"__{_name}__", getattr(Tensor, _name))
 
 
 # What torch also offers as functions, the tensor first.
 
-FUNCTIONS = ("abs", "add", "all", "amax", "amin", "any", "argmax", "argmin", "bmm", "chunk", "clamp", "clip", "clone", "div", "dot", "eq",
-             "exp", "flatten", "gather", "ge", "gt", "index_select", "isnan", "le", "log", "log_softmax", "logical_not", "lt", "max",
-             "maximum", "mean", "min", "minimum", "mm", "mul", "mv", "ne", "neg", "norm", "permute", "pow", "reciprocal", "relu",
-             "reshape", "sigmoid", "sign", "softmax", "split", "sqrt", "square", "squeeze", "std", "sub", "sum", "t", "tanh",
-             "transpose", "unbind", "unsqueeze", "var", "masked_fill", "numel")
+FUNCTIONS = (
+    "abs",
+    "add",
+    "all",
+    "amax",
+    "amin",
+    "any",
+    "argmax",
+    "argmin",
+    "bmm",
+    "chunk",
+    "clamp",
+    "clip",
+    "clone",
+    "div",
+    "dot",
+    "eq",
+    "exp",
+    "flatten",
+    "gather",
+    "ge",
+    "gt",
+    "index_select",
+    "isnan",
+    "le",
+    "log",
+    "log_softmax",
+    "logical_not",
+    "lt",
+    "max",
+    "maximum",
+    "mean",
+    "min",
+    "minimum",
+    "mm",
+    "mul",
+    "mv",
+    "ne",
+    "neg",
+    "norm",
+    "permute",
+    "pow",
+    "reciprocal",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "sign",
+    "softmax",
+    "split",
+    "sqrt",
+    "square",
+    "squeeze",
+    "std",
+    "sub",
+    "sum",
+    "t",
+    "tanh",
+    "transpose",
+    "unbind",
+    "unsqueeze",
+    "var",
+    "masked_fill",
+    "numel",
+)
 
 
 def _function(name: str) -> Callable:
@@ -1399,7 +1546,7 @@ def functions() -> dict[str, Callable]:
 
 
 def is_tensor(obj: Any) -> bool:
-    return isinstance(obj, TensorBase)
+    return isinstance(obj, _TENSOR)
 
 
 def equal(input: Any, other: Any) -> bool:

@@ -6,8 +6,7 @@ import zlib
 import numpy as np
 
 import pyneuro as pn
-from pyneuro.kernels.signature import HOST, KERNELS, SLOT_DTYPE
-from pyneuro.ops import OPS
+from pyneuro.kernels.signature import HOST, KERNELS
 from pyneuro.optim.optimizers import OPTIMIZERS
 from pyneuro.tensor import apply
 

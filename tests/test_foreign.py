@@ -107,7 +107,7 @@ def judged(op, sample, torch):
         x.grad = None                                      # torch's samples share tensors
     if not wanted or not any(y.requires_grad for y in flat(theirs) if hasattr(y, "requires_grad")):
         return
-    ramp = lambda y: np.linspace(0.5, 1, max(y.numel(), 1))[:y.numel()].reshape(tuple(y.shape))       # noqa: E731
+    ramp = lambda y: np.linspace(0.5, 1, max(y.numel(), 1))[:y.numel()].reshape(tuple(y.shape))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                    # torch warns of .grad on what is no leaf
         expected = gradients(theirs, wanted, lambda y: torch.tensor(ramp(y), dtype=y.dtype))

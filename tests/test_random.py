@@ -104,7 +104,7 @@ def test_distributions(dtype, on):
     n = 200_000
     u, z = pn.rand(n, dtype=dtype).array.astype(float), pn.randn(n, dtype=dtype).array.astype(float)
     k = pn.randint(10, (n,)).array
-    assert 0 <= u.min() and u.max() < 1
+    assert u.min() >= 0 and u.max() < 1
     assert abs(u.mean() - 0.5) < 5 * (1 / 12 / n) ** 0.5 and abs(u.var() - 1 / 12) < 5 * (1 / 180 / n) ** 0.5
     assert abs(z.mean()) < 5 / n**0.5 and abs(z.var() - 1) < 5 * (2 / n) ** 0.5 and abs((z**4).mean() - 3) < 5 * (96 / n) ** 0.5
     assert abs(np.bincount(k, minlength=10) - n / 10).max() < 5 * (n / 10) ** 0.5 and len(np.bincount(k)) == 10

@@ -3,6 +3,7 @@
 
 A backend is any object with a `name` and `run(kernel, buffers, attrs)`.
 """
+
 import os
 import threading
 import warnings
@@ -18,11 +19,29 @@ from .wrap import Checked, Traced
 
 try:
     from ._native import Native, TensorBase, build_info, empty, isas
-except ImportError:                                            # built without a C compiler
-    from ._fallback import Native, TensorBase, build_info, empty, isas
+except ImportError:  # built without a C compiler
+    from ._fallback import Native, TensorBase, build_info, empty, isas  # type: ignore[assignment]
 
-__all__ = ["Backend", "Checked", "DeviceError", "DtypeError", "Native", "Reference", "ShapeError", "TensorBase", "Traced", "build_info",
-           "backend", "current_backend", "empty", "has_native", "isas", "make_backend", "run", "set_backend"]
+__all__ = [
+    "Backend",
+    "Checked",
+    "DeviceError",
+    "DtypeError",
+    "Native",
+    "Reference",
+    "ShapeError",
+    "TensorBase",
+    "Traced",
+    "build_info",
+    "backend",
+    "current_backend",
+    "empty",
+    "has_native",
+    "isas",
+    "make_backend",
+    "run",
+    "set_backend",
+]
 
 
 class Backend(Protocol):
@@ -42,15 +61,22 @@ def make_backend(name: str) -> Backend:
     if kind == "native" and has_native and (not isa or isa in isas()):
         return Native(isa or None)
     choices = ["reference"] + (["native"] if has_native else []) + [f"native:{i}" for i in isas()]
-    missing = "" if has_native else "; the native kernels are not built here (was there a C compiler when pyneuro was installed?)"
+    missing = (
+        ""
+        if has_native
+        else "; the native kernels are not built here (was there a C compiler when pyneuro was installed?)"
+    )
     raise ValueError(f"{name!r} is not a backend of this machine; choose from {', '.join(choices)}{missing}")
 
 
 def _default() -> Backend:
     if not has_native and "PYNEURO_BACKEND" not in os.environ:
-        warnings.warn("pyneuro's native kernels are not built; running on the NumPy reference backend, which is slower. "
-                      "Install a C compiler and reinstall pyneuro-core, or set PYNEURO_BACKEND=reference to agree.",
-                      RuntimeWarning, stacklevel=4)
+        warnings.warn(
+            "pyneuro's native kernels are not built; running on the NumPy reference backend, which is slower. "
+            "Install a C compiler and reinstall pyneuro-core, or set PYNEURO_BACKEND=reference to agree.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
     chosen = make_backend(os.environ.get("PYNEURO_BACKEND") or ("native" if has_native else "reference"))
     if os.environ.get("PYNEURO_CHECK", "0") not in ("", "0"):
         chosen = Checked(chosen, Reference())
@@ -61,7 +87,7 @@ def _default() -> Backend:
 
 _process: Backend = _default()
 _thread = threading.local()
-_overrides = 0                         # how many `with backend(...)` are open in any thread: 0 is the fast path
+_overrides = 0  # how many `with backend(...)` are open in any thread: 0 is the fast path
 
 
 def current_backend() -> Backend:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What stands in for the compiled binding where there is none: no native backend, and a tensor without buffer protocol."""
+
 from typing import Any
 
 import numpy as np
-
 
 empty = np.empty
 
@@ -23,6 +23,7 @@ class Native:
 
 class TensorBase:
     """The fields of a tensor; _native.pyx has the same ones in C."""
+
     array: Any
     storage: Any
     node: Any = None

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Backends made of backends: modes for finding faults, which no kernel and no op knows about."""
+
 import atexit
 import sys
 import time
@@ -46,7 +47,9 @@ class Checked:
             ulp = abs(a - b) / float(np.spacing(got.dtype.type(abs(b)))) if np.isfinite([a, b]).all() else float("nan")
             raise AssertionError(
                 f"{kernel}: {slot}{list(at)} is {a!r} on {self.inner.name}, {b!r} on {self.trusted.name} "
-                f"({ulp:.3g} ulp apart; {int(wrong.sum())} of {wrong.size} elements diverge); given {', '.join(map(describe, bufs))}")
+                f"({ulp:.3g} ulp apart; {int(wrong.sum())} of {wrong.size} elements diverge); "
+                f"given {', '.join(map(describe, bufs))}"
+            )
 
 
 class Traced:
@@ -69,6 +72,8 @@ class Traced:
     def __str__(self) -> str:
         rows = sorted(self.seconds, key=self.seconds.__getitem__, reverse=True)
         lines = [f"{'kernel':<24}{'calls':>10}{'total ms':>12}{'us a call':>12}   {self.inner.name}"]
-        lines += [f"{k:<24}{self.calls[k]:>10}{self.seconds[k] * 1e3:>12.3f}{self.seconds[k] / self.calls[k] * 1e6:>12.2f}"
-                  for k in rows]
+        lines += [
+            f"{k:<24}{self.calls[k]:>10}{self.seconds[k] * 1e3:>12.3f}{self.seconds[k] / self.calls[k] * 1e6:>12.2f}"
+            for k in rows
+        ]
         return "\n".join(lines)

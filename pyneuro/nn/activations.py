@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A module for every activation of the op table, named as in torch; this file names none but GELU, which has two rows."""
+
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -26,13 +27,26 @@ def _module(op: Op) -> type[Module]:
         return getattr(F, op.name)(input, *values, **({"inplace": True} if self.inplace else {}))
 
     def extra_repr(self: Module) -> str:
-        return ", ".join([f"{name}={getattr(self, name)}" for name in names] + (["inplace=True"] if self.inplace else []))
+        return ", ".join(
+            [f"{name}={getattr(self, name)}" for name in names] + (["inplace=True"] if self.inplace else [])
+        )
 
-    signature = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value) for name, value in op.params]
-                          + [Parameter("inplace", Parameter.POSITIONAL_OR_KEYWORD, default=False)])
-    made = type(op.module, (Module,), {"__init__": __init__, "forward": forward, "extra_repr": extra_repr,
-                                       "__doc__": f"{op.formula}.", "__module__": __name__})
-    made.__signature__ = signature                     # type: ignore[attr-defined]
+    signature = Signature(
+        [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value) for name, value in op.params]
+        + [Parameter("inplace", Parameter.POSITIONAL_OR_KEYWORD, default=False)]
+    )
+    made = type(
+        op.module,
+        (Module,),
+        {
+            "__init__": __init__,
+            "forward": forward,
+            "extra_repr": extra_repr,
+            "__doc__": f"{op.formula}.",
+            "__module__": __name__,
+        },
+    )
+    made.__signature__ = signature  # type: ignore[attr-defined]
     return made
 
 
@@ -66,4 +80,4 @@ class GELU(Module):
 
 
 MODULES = [op.module for op in OPS.values() if op.kind == "activation" and op.module]
-__all__ = ["ACTIVATIONS", *MODULES]                    # noqa: PLE0604
+__all__ = ["ACTIVATIONS", *MODULES]

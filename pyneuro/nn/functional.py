@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Layers, activations and losses as functions, with torch's names and arguments. Activations come from the op table."""
+
 import warnings
 from collections.abc import Callable
 from inspect import Parameter, Signature
@@ -14,17 +15,19 @@ from ..tensor import Tensor, apply, as_tensor, matmul, wrap
 
 REDUCTIONS = ("none", "mean", "sum")
 _ONE = {np.dtype(t): wrap(np.broadcast_to(np.ones((), t), 1)) for t in ("float32", "float64")}
-_NO_BIAS = {np.dtype(t): wrap(np.broadcast_to(np.array(-0.0, t), 1)) for t in ("float32", "float64")}   # x + -0.0 is x
+_NO_BIAS = {np.dtype(t): wrap(np.broadcast_to(np.array(-0.0, t), 1)) for t in ("float32", "float64")}  # x + -0.0 is x
 
 
 # Layers
+
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input [..., in] times weight [out, in] transposed, plus bias [out]."""
     return dense(input, weight, bias, "identity")
 
 
-def dense(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "identity", *params: float) -> Tensor:
+def dense(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "identity",
+          *params: float) -> Tensor:
     """activation(linear(input, weight, bias)) in one pass over memory. params: those of the activation, by position.
 
     Raises ShapeError, DtypeError, ValueError for an unknown activation.
@@ -33,8 +36,11 @@ def dense(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation:
     if op is None:
         raise ValueError(f"{activation!r} is not an activation; choose from {', '.join(activation_names())}")
     if input.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
-        raise DtypeError(f"dense takes input, weight and bias of one dtype, given {input.dtype} and {weight.dtype}"
-                         + (f" and {bias.dtype}" if bias is not None else "") + "; convert with .to()")
+        raise DtypeError(
+            f"dense takes input, weight and bias of one dtype, given {input.dtype} and {weight.dtype}"
+            + (f" and {bias.dtype}" if bias is not None else "")
+            + "; convert with .to()"
+        )
     if weight.ndim == 1:
         return matmul(input, weight) if bias is None else matmul(input, weight) + bias
     if bias is None:
@@ -74,6 +80,7 @@ def _implicit_dim(input: Tensor, dim: int | None, name: str) -> int:
 
 # Activations: one function for each row that has a module name
 
+
 def activation_names() -> list[str]:
     return [op.name for op in OPS.values() if op.kind == "activation"]
 
@@ -90,8 +97,13 @@ def _function(op: Op) -> Callable:
     names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value) for name, value in op.params]
     function.__name__ = function.__qualname__ = op.name
     function.__doc__ = op.formula
-    function.__signature__ = Signature(                                       # type: ignore[attr-defined]
-        [Parameter("input", Parameter.POSITIONAL_OR_KEYWORD), *names, Parameter("inplace", Parameter.KEYWORD_ONLY, default=False)])
+    function.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter("input", Parameter.POSITIONAL_OR_KEYWORD),
+            *names,
+            Parameter("inplace", Parameter.KEYWORD_ONLY, default=False),
+        ]
+    )
     return function
 
 
@@ -108,6 +120,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 
 # Losses
+
 
 def _reduction(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
     """The word, or what torch's two deprecated flags say instead."""
@@ -127,8 +140,11 @@ def _pairs(name: str, input: Tensor, target: Tensor, reduction: str, weight: Ten
     target = as_tensor(target)
     if input.shape != target.shape:
         shape = broadcast_shape(input.shape, target.shape)
-        warnings.warn(f"{name}: input of shape {list(input.shape)} and target of shape {list(target.shape)} broadcast to {list(shape)}, "
-                      "which is rarely what is meant", stacklevel=3)
+        warnings.warn(
+            f"{name}: input of shape {list(input.shape)} and target of shape {list(target.shape)} broadcast to {list(shape)}, "
+            "which is rarely what is meant",
+            stacklevel=3,
+        )
         input, target = input.expand(shape), target.expand(shape)
     if input.dtype != target.dtype:
         dtype = np.promote_types(input.dtype, target.dtype) if target.is_floating_point() else input.dtype
@@ -152,15 +168,17 @@ def l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, red
     return _pairs("l1", input, target, _reduction(reduction, size_average, reduce), weight)
 
 
-def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None) -> Tensor:
+def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0,
+               weight: Tensor | None = None) -> Tensor:
     """Half the squared error within delta, linear beyond."""
     if delta <= 0:
         raise ValueError(f"huber_loss takes delta > 0, got {delta}")
     return _pairs("huber", input, target, _reduction(reduction, None, None), weight, float(delta))
 
 
-def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
-                                     reduce: bool | None = None, reduction: str = "mean", pos_weight: Tensor | None = None) -> Tensor:
+def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tensor | None = None,
+                                     size_average: bool | None = None, reduce: bool | None = None,
+                                     reduction: str = "mean", pos_weight: Tensor | None = None) -> Tensor:
     """-t ln sigmoid(x) - (1 - t) ln(1 - sigmoid(x)), stable for any x. pos_weight multiplies the first term."""
     word = _reduction(reduction, size_average, reduce)
     target = as_tensor(target)
@@ -209,25 +227,33 @@ def _by_class(name: str, input: Tensor, target: Tensor, weight: Tensor | None, a
         given = target.dtype if isinstance(target, Tensor) else type(target).__name__
         raise DtypeError(f"{name}: target must be a tensor of int64 class numbers, not {given}")
     if target.shape != wanted:
-        raise ShapeError(f"{name}: target of shape {list(target.shape)} does not fit input of shape {list(shape)}; it must be {list(wanted)}")
+        raise ShapeError(
+            f"{name}: target of shape {list(target.shape)} does not fit input of shape {list(shape)}; it must be {list(wanted)}"
+        )
     classes = shape[1] if len(shape) > 1 else shape[0]
     if weight is None:
         weight = _ONE[input.dtype].expand(classes)
     elif weight.shape != (classes,) or weight.dtype != input.dtype:
-        raise ShapeError(f"{name}: weight must be {classes} numbers of {input.dtype}, one a class; got {list(weight.shape)} of {weight.dtype}")
+        raise ShapeError(
+            f"{name}: weight must be {classes} numbers of {input.dtype}, one a class; got {list(weight.shape)} of {weight.dtype}"
+        )
     rows = input
     if len(shape) > 2:
         rows = input.permute((0, *range(2, len(shape)), 1))
     rows = rows if rows.ndim == 2 else rows.reshape((target.numel(), classes))
     labels = target.to(np.int64)
-    loss = rows._op(name, labels if labels.ndim == 1 else labels.reshape((target.numel(),)), weight.detach(), attrs=attrs)
+    loss = rows._op(
+        name, labels if labels.ndim == 1 else labels.reshape((target.numel(),)), weight.detach(), attrs=attrs
+    )
     return loss.reshape(wanted) if attrs[-1] == "none" and loss.shape != wanted else loss
 
 
 def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None, word: str, smoothing: float) -> Tensor:
     if target.shape != input.shape:
-        raise ShapeError(f"cross_entropy: probabilities of shape {list(target.shape)} must have the shape of input, {list(input.shape)}; "
-                         "class numbers must be int64")
+        raise ShapeError(
+            f"cross_entropy: probabilities of shape {list(target.shape)} must have the shape of input, {list(input.shape)}; "
+            "class numbers must be int64"
+        )
     dim = 1 if input.ndim > 1 else 0
     classes = input.shape[dim]
     target = target.to(input.dtype)

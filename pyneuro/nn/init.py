@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Initialisers: fill a tensor in place, outside the graph, and return it. Random ones depend only on the seed."""
+
 import math
 from typing import Any
 
@@ -16,7 +17,9 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity == "leaky_relu":
         return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
     if nonlinearity not in _GAINS:
-        raise ValueError(f"no gain is known for {nonlinearity!r}; choose from {', '.join(sorted([*_GAINS, 'leaky_relu']))}")
+        raise ValueError(
+            f"no gain is known for {nonlinearity!r}; choose from {', '.join(sorted([*_GAINS, 'leaky_relu']))}"
+        )
     return _GAINS[nonlinearity]
 
 
@@ -68,7 +71,8 @@ def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> floa
     return calculate_gain(nonlinearity, a) / math.sqrt(_fans(tensor)[mode == "fan_out"])
 
 
-def kaiming_uniform_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Any = None) -> Tensor:
+def kaiming_uniform_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu",
+                     generator: Any = None) -> Tensor:
     """U(-b, b), b = gain sqrt(3 / fan) (He et al. 2015)."""
     if not tensor.numel():
         return tensor
@@ -76,6 +80,7 @@ def kaiming_uniform_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonline
     return uniform_(tensor, -bound, bound, generator)
 
 
-def kaiming_normal_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Any = None) -> Tensor:
+def kaiming_normal_(tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu",
+                    generator: Any = None) -> Tensor:
     """N(0, s^2), s = gain / sqrt(fan)."""
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator) if tensor.numel() else tensor

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Layers with parameters, and layers that only shape their input."""
+
 import math
 from typing import Any
 
@@ -15,7 +16,8 @@ class Linear(Module):
     Both start uniform in +-1/sqrt(in_features), as torch's do.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, device: Any = None,
+                 dtype: Any = None) -> None:
         super().__init__()
         _device(device)
         self.in_features, self.out_features = in_features, out_features
@@ -42,12 +44,12 @@ class Dense(Linear):
     Raises ValueError for an activation that is not in the table, TypeError for a parameter that it does not have.
     """
 
-    def __init__(self, in_features: int, out_features: int, activation: str | None = None, bias: bool = True, device: Any = None,
-                 dtype: Any = None, **params: float) -> None:
+    def __init__(self, in_features: int, out_features: int, activation: str | None = None, bias: bool = True,
+                 device: Any = None, dtype: Any = None, **params: float) -> None:
         self.activation = activation or "identity"
         if self.activation not in F.activation_names():
             raise ValueError(f"{activation!r} is not an activation; choose from {', '.join(F.activation_names())}")
-        known = dict(F.OPS[self.activation].params)
+        known: dict[str, float] = dict(F.OPS[self.activation].params)
         if unknown := set(params) - set(known):
             raise TypeError(f"{self.activation} takes {sorted(known) or 'no parameters'}, not {sorted(unknown)}")
         self.params = tuple(float(params.get(name, value)) for name, value in known.items())

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A module for every loss function of `functional`: the same arguments without input and target."""
+
 from collections.abc import Callable
 from inspect import Signature, signature
 from typing import Any
@@ -12,7 +13,9 @@ from .module import Module
 def _module(name: str, function: Callable, buffers: tuple[str, ...] = ()) -> type[Module]:
     """buffers: tensor arguments, kept in the state as torch does; `weight` otherwise belongs to the function alone."""
     given = signature(function).parameters
-    keep = [p for p in given.values() if p.name not in ("input", "target") and (p.name != "weight" or "weight" in buffers)]
+    keep = [
+        p for p in given.values() if p.name not in ("input", "target") and (p.name != "weight" or "weight" in buffers)
+    ]
     arguments = Signature(keep)
 
     def __init__(self: Module, *args: Any, **named: Any) -> None:
@@ -20,7 +23,9 @@ def _module(name: str, function: Callable, buffers: tuple[str, ...] = ()) -> typ
         bound = arguments.bind(*args, **named)
         bound.apply_defaults()
         words = bound.arguments
-        words["reduction"] = F._reduction(words["reduction"], words.pop("size_average", None), words.pop("reduce", None))
+        words["reduction"] = F._reduction(
+            words["reduction"], words.pop("size_average", None), words.pop("reduce", None)
+        )
         for key, value in words.items():
             if key in buffers:
                 self.register_buffer(key, value)
@@ -31,9 +36,17 @@ def _module(name: str, function: Callable, buffers: tuple[str, ...] = ()) -> typ
     def forward(self: Module, input: Tensor, target: Tensor) -> Tensor:
         return function(input, target, **{key: getattr(self, key) for key in self.arguments})
 
-    made = type(name, (Module,), {"__init__": __init__, "forward": forward, "__module__": __name__,
-                                  "__doc__": f"{function.__doc__}\n\n    See functional.{function.__name__}."})
-    made.__signature__ = arguments                     # type: ignore[attr-defined]
+    made = type(
+        name,
+        (Module,),
+        {
+            "__init__": __init__,
+            "forward": forward,
+            "__module__": __name__,
+            "__doc__": f"{function.__doc__}\n\n    See functional.{function.__name__}.",
+        },
+    )
+    made.__signature__ = arguments  # type: ignore[attr-defined]
     return made
 
 

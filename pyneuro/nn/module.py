@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Modules: named parameters, buffers and parts, with torch's names, so that state_dicts can be exchanged."""
+
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ class Parameter(Tensor):
 
 class LoadResult(NamedTuple):
     """What load_state_dict could not match."""
+
     missing_keys: list[str]
     unexpected_keys: list[str]
 
@@ -138,7 +140,8 @@ class Module:
 
     # Walking
 
-    def named_modules(self, memo: set | None = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, "Module"]]:
+    def named_modules(self, memo: set | None = None, prefix: str = "",
+                      remove_duplicate: bool = True) -> Iterator[tuple[str, "Module"]]:
         memo = set() if memo is None else memo
         if self in memo:
             return
@@ -164,20 +167,24 @@ class Module:
 
     def _named(self, table: str, prefix: str, recurse: bool, remove_duplicate: bool) -> Iterator[tuple[str, Any]]:
         seen = set()
-        for path, module in self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]:
+        for path, module in (
+            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
+        ):
             for name, value in getattr(module, table).items():
                 if value is None or (remove_duplicate and id(value) in seen):
                     continue
                 seen.add(id(value))
                 yield f"{path}.{name}" if path else name, value
 
-    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
+    def named_parameters(self, prefix: str = "", recurse: bool = True,
+                         remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
         return self._named("_parameters", prefix, recurse, remove_duplicate)
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         return (p for _, p in self.named_parameters(recurse=recurse))
 
-    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+    def named_buffers(self, prefix: str = "", recurse: bool = True,
+                      remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
         return self._named("_buffers", prefix, recurse, remove_duplicate)
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
@@ -219,9 +226,16 @@ class Module:
         own = self.state_dict(keep_vars=True)
         missing, unexpected = [k for k in own if k not in state_dict], [k for k in state_dict if k not in own]
         new = {k: as_tensor(state_dict[k]) for k in own if k in state_dict}
-        wrong = [f"{k} is {list(v.shape)} here and {list(own[k].shape)} in the module" for k, v in new.items() if v.shape != own[k].shape]
-        problems = ([f"missing: {', '.join(missing)}"] if missing and strict else []) + \
-            ([f"unexpected: {', '.join(unexpected)}"] if unexpected and strict else []) + wrong
+        wrong = [
+            f"{k} is {list(v.shape)} here and {list(own[k].shape)} in the module"
+            for k, v in new.items()
+            if v.shape != own[k].shape
+        ]
+        problems = (
+            ([f"missing: {', '.join(missing)}"] if missing and strict else [])
+            + ([f"unexpected: {', '.join(unexpected)}"] if unexpected and strict else [])
+            + wrong
+        )
         if problems:
             raise ShapeError(f"state_dict does not fit {type(self).__name__}: {'; '.join(problems)}")
         for key, value in new.items():
@@ -271,7 +285,9 @@ class Module:
     def to(self, *args: Any, dtype: Any = None, device: Any = None, **_: Any) -> Any:
         """Convert floating point parameters and buffers to a dtype, in place; the only device is the CPU."""
         probe = zeros(0).to(*args, dtype=dtype, device=device)
-        asked = dtype is not None or any(not isinstance(a, (str, type(probe.device))) or a in ("float32", "float64") for a in args)
+        asked = dtype is not None or any(
+            not isinstance(a, (str, type(probe.device))) or a in ("float32", "float64") for a in args
+        )
         if asked:
             for module in self.modules():
                 for table in (module._parameters, module._buffers):
@@ -315,7 +331,11 @@ class Sequential(Module):
 
     def __init__(self, *args: Any) -> None:
         super().__init__()
-        named = args[0].items() if len(args) == 1 and isinstance(args[0], dict) else ((str(i), m) for i, m in enumerate(args))
+        named = (
+            args[0].items()
+            if len(args) == 1 and isinstance(args[0], dict)
+            else ((str(i), m) for i, m in enumerate(args))
+        )
         for name, module in named:
             if not isinstance(module, Module):
                 raise TypeError(f"Sequential takes modules, got {type(module).__name__} at {name}")

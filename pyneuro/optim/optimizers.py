@@ -4,6 +4,7 @@
 A group's numbers live in a buffer that kernels read, so that a recorded step sees every change of them. Parameters that
 have taken the same steps share one buffer: a cohort.
 """
+
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -18,8 +19,13 @@ from ..kernels import ShapeError
 from ..tensor import Tensor, wrap
 
 # What a number must satisfy; checked for every group.
-_RANGES = {name: (0.0, math.inf) for name in ("lr", "eps", "weight_decay", "momentum", "alpha", "lr_decay", "initial_accumulator_value")}
-_RANGES["rho"] = (0.0, 1.0)
+_NOT_NEGATIVE = ("lr", "eps", "weight_decay", "momentum", "alpha", "lr_decay", "initial_accumulator_value")
+_RANGES = {**dict.fromkeys(_NOT_NEGATIVE, (0.0, math.inf)), "rho": (0.0, 1.0)}
+
+
+def _numbers(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of a group: what an optimizer's constructor was given, less what is not about steps."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "params", "__class__")}
 
 
 class _Cohort:
@@ -38,7 +44,7 @@ class Optimizer:
     out of range or a parameter given twice, TypeError for what is no leaf tensor.
     """
 
-    hyper: tuple[str, ...] = ()              # the kernel's numbers, in order; those a group does not have are its own
+    hyper: tuple[str, ...] = ()  # the kernel's numbers, in order; those a group does not have are its own
     tick = "tick"
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
@@ -80,7 +86,9 @@ class Optimizer:
     def _check(self, group: dict[str, Any]) -> None:
         for name, (low, high) in _RANGES.items():
             if name in group and not low <= float(group[name]) <= high:
-                raise ValueError(f"{type(self).__name__}: {name} must be between {low:g} and {high:g}, got {group[name]}")
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must be between {low:g} and {high:g}, got {group[name]}"
+                )
         for i, beta in enumerate(group.get("betas", ())):
             if not 0 <= beta < 1:
                 raise ValueError(f"{type(self).__name__}: betas[{i}] must be in [0, 1), got {beta}")
@@ -123,7 +131,7 @@ class Optimizer:
         cohort = self._cohort(group, active)
         numbers = self.numbers(group)
         if numbers != cohort.given:
-            cohort.hyper[:len(numbers)] = cohort.given = numbers
+            cohort.hyper[: len(numbers)] = cohort.given = numbers
         ops.run(self.tick, (cohort.hyper,))
         for p in active:
             state = self.state[p]
@@ -165,9 +173,13 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """{"state": by number of the parameter, "param_groups": with numbers for parameters}, as torch lays it out."""
         order = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
-        state = {order[p]: {k: (v.clone() if k == "step" else v) for k, v in s.items()} for p, s in self.state.items() if s}
-        groups = [{**{k: v for k, v in group.items() if k != "params"}, "params": [order[p] for p in group["params"]]}
-                  for group in self.param_groups]
+        state = {
+            order[p]: {k: (v.clone() if k == "step" else v) for k, v in s.items()} for p, s in self.state.items() if s
+        }
+        groups = [
+            {**{k: v for k, v in group.items() if k != "params"}, "params": [order[p] for p in group["params"]]}
+            for group in self.param_groups
+        ]
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -177,21 +189,33 @@ class Optimizer:
         """
         groups = state_dict["param_groups"]
         if [len(g["params"]) for g in groups] != [len(g["params"]) for g in self.param_groups]:
-            raise ValueError(f"the state is of groups of {[len(g['params']) for g in groups]} parameters, "
-                             f"this optimizer has {[len(g['params']) for g in self.param_groups]}")
-        members = {number: p for saved, group in zip(groups, self.param_groups) for number, p in zip(saved["params"], group["params"])}
+            raise ValueError(
+                f"the state is of groups of {[len(g['params']) for g in groups]} parameters, "
+                f"this optimizer has {[len(g['params']) for g in self.param_groups]}"
+            )
+        members = {
+            number: p
+            for saved, group in zip(groups, self.param_groups)
+            for number, p in zip(saved["params"], group["params"])
+        }
         loaded: dict[Tensor, dict[str, Any]] = defaultdict(dict)
         for number, saved in state_dict["state"].items():
             p = members[number]
             for name, value in saved.items():
                 if name == "step" or value is None:
                     continue
-                array = np.asarray(value, p.dtype) if not isinstance(value, Tensor) else value.detach().to(p.dtype).array
+                array = (
+                    np.asarray(value, p.dtype) if not isinstance(value, Tensor) else value.detach().to(p.dtype).array
+                )
                 if array.shape != p.shape:
-                    raise ShapeError(f"{name} of parameter {number} is {list(array.shape)}, the parameter {list(p.shape)}")
+                    raise ShapeError(
+                        f"{name} of parameter {number} is {list(array.shape)}, the parameter {list(p.shape)}"
+                    )
                 loaded[p][name] = wrap(np.array(array))
-        self.param_groups = [{**deepcopy({k: v for k, v in saved.items() if k != "params"}), "params": group["params"]}
-                             for saved, group in zip(groups, self.param_groups)]
+        self.param_groups = [
+            {**deepcopy({k: v for k, v in saved.items() if k != "params"}), "params": group["params"]}
+            for saved, group in zip(groups, self.param_groups)
+        ]
         self.state, self._cohorts = loaded, {}
         for group in self.param_groups:
             alike: dict[float, list[Tensor]] = {}
@@ -212,15 +236,15 @@ class Optimizer:
 
 class SGD(Optimizer):
     """Gradient descent: v = momentum v + (1 - dampening) g, p -= lr v; Nesterov: p -= lr (g + momentum v)."""
+
     hyper = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "step")
 
-    def __init__(self, params: Any, lr: float = 0.001, momentum: float = 0, dampening: float = 0, weight_decay: float = 0,
-                 nesterov: bool = False, *, maximize: bool = False, foreach: bool | None = None, differentiable: bool = False,
-                 fused: bool | None = None) -> None:
+    def __init__(self, params: Any, lr: float = 0.001, momentum: float = 0, dampening: float = 0,
+                 weight_decay: float = 0, nesterov: bool = False, *, maximize: bool = False,
+                 foreach: bool | None = None, differentiable: bool = False, fused: bool | None = None) -> None:
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
-        super().__init__(params, dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
-                                      maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused))
+        super().__init__(params, _numbers(locals()))
 
     def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         return ("momentum", ("momentum_buffer",)) if group["momentum"] else ("sgd", ())
@@ -228,15 +252,14 @@ class SGD(Optimizer):
 
 class Adagrad(Optimizer):
     """s += g^2, p -= lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps) (Duchi et al. 2011)."""
+
     hyper = ("lr", "lr_decay", "weight_decay", "eps", "maximize", "rate", "step")
     tick = "adagrad_tick"
 
-    def __init__(self, params: Any, lr: float = 0.01, lr_decay: float = 0, weight_decay: float = 0, initial_accumulator_value: float = 0,
-                 eps: float = 1e-10, foreach: bool | None = None, *, maximize: bool = False, differentiable: bool = False,
-                 fused: bool | None = None) -> None:
-        super().__init__(params, dict(lr=lr, lr_decay=lr_decay, eps=eps, weight_decay=weight_decay,
-                                      initial_accumulator_value=initial_accumulator_value, foreach=foreach, maximize=maximize,
-                                      differentiable=differentiable, fused=fused))
+    def __init__(self, params: Any, lr: float = 0.01, lr_decay: float = 0, weight_decay: float = 0,
+                 initial_accumulator_value: float = 0, eps: float = 1e-10, foreach: bool | None = None, *,
+                 maximize: bool = False, differentiable: bool = False, fused: bool | None = None) -> None:
+        super().__init__(params, _numbers(locals()))
 
     def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         return "adagrad", ("sum",)
@@ -247,13 +270,13 @@ class Adagrad(Optimizer):
 
 class RMSprop(Optimizer):
     """s = alpha s + (1 - alpha) g^2, p -= lr g / (sqrt(s) + eps); centered: s less the squared mean of g (Hinton 2012)."""
+
     hyper = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize", "step")
 
     def __init__(self, params: Any, lr: float = 0.01, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0,
                  momentum: float = 0, centered: bool = False, capturable: bool = False, foreach: bool | None = None,
                  maximize: bool = False, differentiable: bool = False) -> None:
-        super().__init__(params, dict(lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered, weight_decay=weight_decay,
-                                      capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable))
+        super().__init__(params, _numbers(locals()))
 
     def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         if group["momentum"] or group["centered"]:
@@ -263,12 +286,13 @@ class RMSprop(Optimizer):
 
 class Adadelta(Optimizer):
     """s = rho s + (1 - rho) g^2, d = sqrt(u + eps) / sqrt(s + eps) g, u = rho u + (1 - rho) d^2, p -= lr d (Zeiler 2012)."""
+
     hyper = ("lr", "rho", "eps", "weight_decay", "maximize", "step")
 
     def __init__(self, params: Any, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6, weight_decay: float = 0,
-                 foreach: bool | None = None, *, capturable: bool = False, maximize: bool = False, differentiable: bool = False) -> None:
-        super().__init__(params, dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, maximize=maximize, capturable=capturable,
-                                      foreach=foreach, differentiable=differentiable))
+                 foreach: bool | None = None, *, capturable: bool = False, maximize: bool = False,
+                 differentiable: bool = False) -> None:
+        super().__init__(params, _numbers(locals()))
 
     def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         return "adadelta", ("square_avg", "acc_delta")
@@ -277,16 +301,26 @@ class Adadelta(Optimizer):
 class Adam(Optimizer):
     """m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, p -= lr m^ / (sqrt(v^) + eps), m^ and v^ without the bias towards 0
     (Kingma and Ba 2015); amsgrad: the largest v so far (Reddi et al. 2018)."""
-    hyper = ("lr", "beta1", "beta2", "eps", "weight_decay", "decoupled_weight_decay", "maximize", "rate", "root", "step")
+
+    hyper = (
+        "lr",
+        "beta1",
+        "beta2",
+        "eps",
+        "weight_decay",
+        "decoupled_weight_decay",
+        "maximize",
+        "rate",
+        "root",
+        "step",
+    )
     tick = "adam_tick"
 
     def __init__(self, params: Any, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0, amsgrad: bool = False, *, foreach: bool | None = None, maximize: bool = False,
                  capturable: bool = False, differentiable: bool = False, fused: bool | None = None,
                  decoupled_weight_decay: bool = False) -> None:
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
-                                      foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused,
-                                      decoupled_weight_decay=decoupled_weight_decay))
+        super().__init__(params, _numbers(locals()))
 
     def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         if group["amsgrad"]:
@@ -298,10 +332,23 @@ class AdamW(Adam):
     """Adam with weight decay applied to the parameter, not to the gradient (Loshchilov and Hutter 2019)."""
 
     def __init__(self, params: Any, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.01, amsgrad: bool = False, *, maximize: bool = False, foreach: bool | None = None,
-                 capturable: bool = False, differentiable: bool = False, fused: bool | None = None) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, foreach=foreach, capturable=capturable,
-                         differentiable=differentiable, fused=fused, decoupled_weight_decay=True)
+                 weight_decay: float = 0.01, amsgrad: bool = False, *, maximize: bool = False,
+                 foreach: bool | None = None, capturable: bool = False, differentiable: bool = False,
+                 fused: bool | None = None) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+        )
 
 
 OPTIMIZERS = {c.__name__.lower(): c for c in (SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW)}
