@@ -6,8 +6,8 @@ A node remembers one op: what it read, where its inputs came from, and when (ser
 topological order, so backward is a loop over nodes, newest first: no recursion, however deep the graph.
 """
 
-import threading
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
@@ -16,46 +16,42 @@ from .kernels import ShapeError
 __all__ = ["Node", "backward", "enable_grad", "grad", "is_grad_enabled", "no_grad", "set_grad_enabled"]
 
 
-class _Mode(threading.local):
-    enabled = True
-
-
-_mode = _Mode()
+_recording: ContextVar[bool] = ContextVar("pyneuro.grad", default=True)
 
 
 def is_grad_enabled() -> bool:
-    return _mode.enabled
+    return _recording.get()
 
 
 class set_grad_enabled:
-    """Switch recording on or off: as a statement, a context manager or a decorator. Per thread."""
+    """Switch recording on or off, in this thread: as a statement or a context manager."""
 
     def __init__(self, mode: bool) -> None:
-        self.mode, self.previous = bool(mode), _mode.enabled
-        _mode.enabled = self.mode
+        self.previous = _recording.get()
+        _recording.set(bool(mode))
 
     def __enter__(self) -> None:
-        _mode.enabled = self.mode
+        pass
 
     def __exit__(self, *_: object) -> None:
-        _mode.enabled = self.previous
+        _recording.set(self.previous)
 
 
 class _Switch:
-    """`with no_grad():` and `@no_grad()`."""
+    """`with no_grad():`, `@no_grad()` and `@no_grad`."""
 
     mode = False
-
-    def __enter__(self) -> None:
-        self.previous = _mode.enabled
-        _mode.enabled = self.mode
-
-    def __exit__(self, *_: object) -> None:
-        _mode.enabled = self.previous
 
     def __new__(cls, function: Callable | None = None) -> Any:
         self = super().__new__(cls)
         return self if function is None else self(function)
+
+    def __enter__(self) -> None:
+        self.previous = _recording.get()
+        _recording.set(self.mode)
+
+    def __exit__(self, *_: object) -> None:
+        _recording.set(self.previous)
 
     def __call__(self, function: Callable) -> Callable:
         @wraps(function)
@@ -67,7 +63,7 @@ class _Switch:
 
 
 class no_grad(_Switch):
-    """Record nothing within: results do not require gradients."""
+    """Record nothing within, in this thread: results do not require gradients."""
 
     mode = False
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import autograd, ops
-from .autograd import Node, Storage, _mode
+from .autograd import Node, Storage, is_grad_enabled
 from .kernels import DeviceError, DtypeError, ShapeError, TensorBase
 from .ops import OPS
 
@@ -116,7 +116,7 @@ def apply(op: Any, inputs: tuple, attrs: tuple = ()) -> Any:
             t._refresh()
         if t.needs_grad:
             recorded = True
-    if (recorded or is_view) and _mode.enabled:
+    if (recorded or is_view) and is_grad_enabled():
         if recorded and out.dtype in _FLOATS:
             y.node = Node(op, inputs, attrs, y, extras)
             y.needs_grad = True
@@ -739,14 +739,14 @@ class Tensor(TensorBase):
 
     def _check_writable(self) -> None:
         owner = self if self._base is None else self._base
-        if _mode.enabled and owner.needs_grad and owner.node is None:
+        if is_grad_enabled() and owner.needs_grad and owner.node is None:
             raise RuntimeError(
                 "a leaf tensor that requires grad, or a view of one, cannot be written in place while recording; "
                 "use `with no_grad():`, or work on a copy"
             )
 
     def _recording(self, *others: Any) -> bool:
-        return _mode.enabled and (self.requires_grad or any(o.requires_grad for o in others))
+        return is_grad_enabled() and (self.requires_grad or any(o.requires_grad for o in others))
 
     def _overwrite(self, y: Any) -> Any:
         """Take the values of y, and its place in the graph."""

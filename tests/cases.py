@@ -24,7 +24,7 @@ def random(*key):
     return np.random.default_rng(zlib.crc32(repr(key).encode()))
 
 
-# ------------------------------------------------------------------------------------------------------------- layouts
+# -------------------------------------------------------------------------------------------------------------- layouts
 
 def _strided(x):
     view = np.zeros([2 * n for n in x.shape], x.dtype)[(slice(None, None, 2),) * x.ndim]
@@ -64,7 +64,8 @@ def guarded(x, around=40):
 # ------------------------------------------------------------------------------------------------ operands for a kernel
 
 HYPER = dict(lr=0.05, momentum=0.9, dampening=0.1, weight_decay=0.02, nesterov=0, maximize=0, lr_decay=0.1, eps=1e-6,
-             rate=0.05, alpha=0.9, centered=0, rho=0.9, beta1=0.9, beta2=0.99, decoupled_weight_decay=0, root=0.3, step=3)
+             rate=0.05, alpha=0.9, centered=0, rho=0.9, beta1=0.9, beta2=0.99, decoupled_weight_decay=0,
+             root=0.3, step=3)
 
 
 def optimizer_of(kernel):
@@ -105,8 +106,9 @@ def operands(kernel, n, dtype, rng, host=False):
     integer = host and np.dtype(dtype).kind != "f"
     attrs = []
     for name, default in spec.attrs:
-        attrs.append({"label_smoothing": 0.1, "correction": 1.0, "low": 1.0 if integer else 0.5, "high": 5.0 if integer else 1.2,
-                      "p": 0.4, "value": 2.0}.get(name, default if default is not None else 1.0))
+        attrs.append({"label_smoothing": 0.1, "correction": 1.0, "low": 1.0 if integer else 0.5,
+                      "high": 5.0 if integer else 1.2, "p": 0.4, "value": 2.0
+                      }.get(name, 1.0 if default is None else default))
     bufs = []
     for slot in spec.slots:
         shape = (n,) if slot.axes == ("...",) else tuple(a if isinstance(a, int) else size[a] for a in slot.axes)
@@ -134,7 +136,8 @@ def terms(kernel, n):
     """The longest sum that goes into an element."""
     spec = KERNELS[kernel]
     size = extents(spec, n)
-    return max(math.prod(k for letter, k in size.items() if letter not in slot.axes) for slot in spec.slots if slot.written)
+    return max(math.prod(k for letter, k in size.items() if letter not in slot.axes)
+               for slot in spec.slots if slot.written)
 
 
 # --------------------------------------------------------------------------------------------------- operands for an op

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is compared with torch: cases that run on either library, live or against tests/golden.json (made by .ci/golden.py).
+"""What is compared with torch: cases that run on either library, live or against golden.json (.ci/golden.py makes it).
 
-Names come from the tables and from what both libraries export; here stand only the arguments that show a layer's options.
+Names come from the tables and from what both libraries export; here are only the arguments that show a layer's options.
 """
 import inspect
 import itertools
@@ -23,12 +23,12 @@ def numbers(t):
     return np.asarray(x.tolist(), np.float64).tolist()
 
 
-# ------------------------------------------------------------------------------------------------------ layers and losses
+# ---------------------------------------------------------------------------------------------------- layers and losses
 
 SHAPES = {"rows": (3, 4), "image": (2, 3, 2), "line": (5,), "number": ()}
-ACTIVATION_OPTIONS = {"LeakyReLU": [{"negative_slope": 0.2}], "ELU": [{"alpha": 0.5}], "GELU": [{"approximate": "tanh"}],
-                      "Softplus": [{"beta": 2.0}, {"threshold": 1.0}], "Softmax": [{"dim": 0}], "LogSoftmax": [{"dim": 0}],
-                      "Flatten": [{"start_dim": 0}], "HuberLoss": [{"delta": 0.3}], "Dropout": [{"p": 0.0}]}
+ACTIVATION_OPTIONS = {"LeakyReLU": [{"negative_slope": 0.2}], "ELU": [{"alpha": 0.5}], "Softmax": [{"dim": 0}],
+                      "Softplus": [{"beta": 2.0}, {"threshold": 1.0}], "LogSoftmax": [{"dim": 0}],
+                      "GELU": [{"approximate": "tanh"}], "Flatten": [{"start_dim": 0}], "HuberLoss": [{"delta": 0.3}]}
 REQUIRED = {"Softmax": {"dim": -1}, "LogSoftmax": {"dim": -1}, "Linear": {"in_features": 4, "out_features": 3}}
 CLASS_LOSSES = ("CrossEntropyLoss", "NLLLoss")
 REDUCTIONS = ("none", "mean", "sum")
@@ -50,7 +50,8 @@ class Layer:
             x = x - np.log(np.exp(x).sum(1 if len(self.shape) > 1 else 0, keepdims=True))
         if self.target == "labels":
             classes = self.shape[1] if len(self.shape) > 1 else self.shape[0]
-            return x, np.asarray(rng.integers(0, classes, self.shape[:1] + self.shape[2:] if len(self.shape) > 1 else ()))
+            rest = self.shape[:1] + self.shape[2:] if len(self.shape) > 1 else ()
+            return x, np.asarray(rng.integers(0, classes, rest))
         if self.target == "probabilities":
             p = rng.random(self.shape)
             return x, p / p.sum(1 if len(self.shape) > 1 else 0, keepdims=True)
@@ -102,16 +103,18 @@ def layers(modules):
             yield from (_layer(name, options | more, (5, 4), "labels") for more in extra)
             yield from (_layer(name, options, shape, "labels") for shape in ((4,), (2, 4, 3)))
         if name == "BCEWithLogitsLoss":
-            yield from (_layer(name, {"reduction": reduction, key: (0.5, 1.0, 2.0, 1.5)}, (3, 4), "values") for key in ("weight", "pos_weight"))
+            for key in ("weight", "pos_weight"):
+                yield _layer(name, {"reduction": reduction, key: (0.5, 1.0, 2.0, 1.5)}, (3, 4), "values")
 
 
-# ------------------------------------------------------------------------------------------------------------ optimizers
+# ----------------------------------------------------------------------------------------------------------- optimizers
 
 STEPS = 20
 OPTIONS = {"SGD": [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.5, "dampening": 0.3}],
            "Adagrad": [{"lr_decay": 0.1}, {"initial_accumulator_value": 0.5}],
            "RMSprop": [{"momentum": 0.9}, {"centered": True}, {"momentum": 0.5, "centered": True}, {"alpha": 0.5}],
-           "Adadelta": [{"rho": 0.5}], "Adam": [{"amsgrad": True}, {"betas": (0.5, 0.9)}, {"amsgrad": True, "maximize": True}],
+           "Adadelta": [{"rho": 0.5}],
+           "Adam": [{"amsgrad": True}, {"betas": (0.5, 0.9)}, {"amsgrad": True, "maximize": True}],
            "AdamW": [{"amsgrad": True}, {"weight_decay": 0.0}]}
 COMMON = [{}, {"lr": 0.2}, {"weight_decay": 0.1}, {"maximize": True}]
 
@@ -150,10 +153,11 @@ def trainings(optimizers):
             yield Training(f"{name}({words})", name, tuple(options.items()))
 
 
-# ---------------------------------------------------------------------------------------------------------- signatures
+# ----------------------------------------------------------------------------------------------------------- signatures
 
-MODULE_NAMES = ("ReLU", "Sigmoid", "Tanh", "LeakyReLU", "ELU", "Softplus", "SiLU", "GELU", "Softsign", "Identity", "Softmax", "LogSoftmax",
-                "Linear", "Dropout", "Flatten", "MSELoss", "L1Loss", "HuberLoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "NLLLoss")
+MODULE_NAMES = ("ReLU", "Sigmoid", "Tanh", "LeakyReLU", "ELU", "Softplus", "SiLU", "GELU", "Softsign", "Identity",
+                "Softmax", "LogSoftmax", "Linear", "Dropout", "Flatten", "MSELoss", "L1Loss", "HuberLoss", "BCEWithLogitsLoss",
+                "CrossEntropyLoss", "NLLLoss")
 OPTIMIZER_NAMES = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW")
 LAYERS = list(layers([m for m in MODULE_NAMES if m != "Dropout"]))
 OPTIMIZERS = list(trainings(OPTIMIZER_NAMES))
@@ -187,11 +191,12 @@ def ours(space):
     import pyneuro as pn
 
     module = namespaces(pn)[space]
-    listed = getattr(module, "__all__", None) or [n for n, v in vars(module).items() if callable(v) and v.__module__ == module.__name__]
+    own = [n for n, v in vars(module).items() if callable(v) and v.__module__ == module.__name__]
+    listed = getattr(module, "__all__", own)
     return sorted(n for n in listed if not n.startswith("_") and callable(getattr(module, n)))
 
 
-# ----------------------------------------------------------------------------------------------------------- promotion
+# ------------------------------------------------------------------------------------------------------------ promotion
 
 def promotion(t):
     """The dtype of sums: tensor with tensor, with 0-d tensor, with Python number, each dtype with each."""
@@ -216,6 +221,7 @@ MODELS = {
     "linear": lambda nn: nn.Linear(4, 3),
     "no bias": lambda nn: nn.Linear(4, 3, bias=False),
     "sequential": lambda nn: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 3)),
-    "nested": lambda nn: nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 2, bias=False)),
+    "nested": lambda nn: nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(6, 5), nn.Tanh()),
+                                       nn.Linear(5, 2, bias=False)),
     "weighted loss": lambda nn: nn.CrossEntropyLoss(),
 }

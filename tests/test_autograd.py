@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Semantics of the graph. Each program below is run with pyneuro on every backend, and with torch where it is installed;
+"""Semantics of the graph. Each program runs with pyneuro on every backend, and with torch where it is installed;
 all must give the numbers, or the error, that stand beside it."""
 import gc
 import threading
@@ -465,7 +465,7 @@ def test_torch_refuses_too(program, words, torch):
         program(torch)
 
 
-# --------------------------------------------------------------------------------------------------------- deep and wide
+# -------------------------------------------------------------------------------------------------------- deep and wide
 
 def chain(length):
     x = pn.ones(1, requires_grad=True)
@@ -520,7 +520,7 @@ def test_backward_frees_what_it_saved():
     assert saved() is None and y.grad_fn is not None
 
 
-# --------------------------------------------------------------------------------------------------------------- threads
+# -------------------------------------------------------------------------------------------------------------- threads
 
 def in_thread(function):
     out = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Bad input: a named exception that says what was given and what fits, alike on every backend; inputs stay as they were."""
+"""Bad input: a named exception that says what was given and what fits, alike on all backends; inputs stay as they were."""
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +21,8 @@ def inputs():
     g = SimpleNamespace(
         x=rng.normal(size=(3, 4)).astype(np.float32), y=rng.normal(size=(3, 5)).astype(np.float32),
         w=rng.normal(size=(5, 4)).astype(np.float32), b=np.zeros(5, np.float32), d=rng.normal(size=(3, 4)),
-        labels=np.array([0, 3, 1]), high=np.array([0, 4, 1]), low=np.array([0, -1, 1]), nan=np.array([0.0, np.nan, 1.0], np.float32),
+        labels=np.array([0, 3, 1]), high=np.array([0, 4, 1]), low=np.array([0, -1, 1]),
+        nan=np.array([0.0, np.nan, 1.0], np.float32),
         ints=np.arange(12).reshape(3, 4), mask=np.array([True, False, True]), out=np.zeros((3, 4), np.float32),
         locked=np.zeros((3, 4), np.float32), one=np.ones(1, np.float32), hyper=np.zeros(7))
     g.locked.flags.writeable = False
@@ -70,7 +71,8 @@ ROWS = [  # call, exceptions, words of the message
     ("bool",             lambda g: bool(g.t.x), RuntimeError, r"\[3, 4\].*ambiguous"),
     ("len 0-d",          lambda g: len(pn.tensor(1)), TypeError, "0-d"),
     ("iterate 0-d",      lambda g: list(pn.tensor(1)), TypeError, "0-d"),
-    ("state_dict",       lambda g: nn.Linear(4, 5).load_state_dict({"weight": g.t.y, "bias": g.t.b}), SHAPE, r"weight is \[3, 5\].*\[5, 4\]"),
+    ("state_dict",       lambda g: nn.Linear(4, 5).load_state_dict({"weight": g.t.y, "bias": g.t.b}),
+                         SHAPE, r"weight is \[3, 5\].*\[5, 4\]"),
     ("grad",             lambda g: setattr(g.t.x, "grad", g.t.y), SHAPE, r"\[3, 5\].*\[3, 4\]"),
     # Axes and indices
     ("dim",              lambda g: g.t.x.sum(2), IndexError, "dim 2.*2 axes.*-2 to 1"),
@@ -89,9 +91,11 @@ ROWS = [  # call, exceptions, words of the message
     ("max of nothing",   lambda g: pn.zeros(0).max(), (IndexError, *SHAPE), "no elements"),
     ("argmax of nothing", lambda g: pn.zeros(0, 3).argmax(0), IndexError, r"\[0, 3\]"),
     # Labels
-    ("labels high",      lambda g: F.cross_entropy(g.t.x, g.t.high), IndexError, r"labels\[1\] is 4.*4 classes \(0 to 3.*ignore_index -100"),
+    ("labels high",      lambda g: F.cross_entropy(g.t.x, g.t.high),
+                         IndexError, r"labels\[1\] is 4.*4 classes \(0 to 3.*ignore_index -100"),
     ("labels low",       lambda g: F.cross_entropy(g.t.x, g.t.low), IndexError, r"labels\[1\] is -1.*4 classes"),
-    ("labels nll",       lambda g: F.nll_loss(g.t.x, g.t.high, ignore_index=2), IndexError, r"labels\[1\] is 4.*ignore_index 2"),
+    ("labels nll",       lambda g: F.nll_loss(g.t.x, g.t.high, ignore_index=2),
+                         IndexError, r"labels\[1\] is 4.*ignore_index 2"),
     ("labels count",     lambda g: F.cross_entropy(g.t.x, pn.tensor([0, 1])), SHAPE, r"\[2\].*\[3, 4\].*\[3\]"),
     ("labels of NaN",    lambda g: F.cross_entropy(g.t.x, g.t.nan), SHAPE, "int64"),
     ("labels of float",  lambda g: F.nll_loss(g.t.x, g.t.nan), DTYPE, "int64.*float32"),
@@ -144,35 +148,47 @@ ROWS = [  # call, exceptions, words of the message
     ("misaligned share", lambda g: pn.from_numpy(off_by_a_byte(g.x)), ValueError, "aligned.*copy"),
     ("repeated output",  lambda g: kernel("relu", g.x, np.broadcast_to(g.one, (3, 4))), ValueError, "y is written"),
     ("expanded in place", lambda g: g.t.one.expand(3).add_(1), ValueError, "repeats|read-only"),
-    ("overlap",          lambda g: kernel("relu", g.out.reshape(-1)[:8], g.out.reshape(-1)[1:9]), ValueError, "y is written and overlaps x.*copy"),
+    ("overlap",          lambda g: kernel("relu", g.out.reshape(-1)[:8], g.out.reshape(-1)[1:9]),
+                         ValueError, "y is written and overlaps x.*copy"),
     ("overlap reversed", lambda g: kernel("neg", g.out, g.out[::-1]), ValueError, "overlaps"),
-    ("matmul in place",  lambda g: kernel("matmul", g.x[:, :3], g.out[:3, :3], g.out[:3, :3]), ValueError, "c is written and overlaps b"),
-    ("two outputs",      lambda g: kernel("dense_grad_w", g.y, g.x, (o := np.zeros((5, 4), np.float32)), o.reshape(-1)[:5]), ValueError, "overlaps"),
+    ("matmul in place",  lambda g: kernel("matmul", g.x[:, :3], g.out[:3, :3], g.out[:3, :3]),
+                         ValueError, "c is written and overlaps b"),
+    ("two outputs",      lambda g: kernel("dense_grad_w", g.y, g.x, (o := np.zeros((5, 4), "f4")), o.reshape(-1)[:5]),
+                         ValueError, "overlaps"),
     # Kernels: counts, names, dtypes, shapes
     ("no such kernel",   lambda g: kernel("sgdd", g.x), ValueError, "'sgdd' is not a kernel"),
     ("buffers",          lambda g: kernel("add", g.x, g.x), TypeError, "takes 3 buffers and 0 attrs, got 2 and 0"),
     ("attrs",            lambda g: kernel("elu", g.x, g.out), TypeError, "takes 2 buffers and 1 attrs, got 2 and 0"),
     ("not an array",     lambda g: kernel("relu", [1.0], g.out), DTYPE, "x must be a plain NumPy array.*list"),
-    ("a subclass",       lambda g: kernel("relu", np.ma.masked_array(g.x), g.out), DTYPE, "plain NumPy array.*MaskedArray"),
+    ("a subclass",       lambda g: kernel("relu", np.ma.masked_array(g.x), g.out),
+                         DTYPE, "plain NumPy array.*MaskedArray"),
     ("an int array",     lambda g: kernel("relu", g.ints, g.out), DTYPE, "float32 or float64, not int64"),
     ("a mixed call",     lambda g: kernel("relu", g.x, np.zeros((3, 4))), DTYPE, "y must be float32.*float64"),
-    ("int32 labels",     lambda g: kernel("take", g.x, np.zeros(2, np.int32), g.out[:2]), DTYPE, "index must be int64, not int32"),
-    ("float32 hyper",    lambda g: kernel("sgd", g.out, g.x, g.hyper.astype("f4")), DTYPE, "hyper must be float64, not float32"),
+    ("int32 labels",     lambda g: kernel("take", g.x, np.zeros(2, np.int32), g.out[:2]),
+                         DTYPE, "index must be int64, not int32"),
+    ("float32 hyper",    lambda g: kernel("sgd", g.out, g.x, g.hyper.astype("f4")),
+                         DTYPE, "hyper must be float64, not float32"),
     ("short hyper",      lambda g: kernel("sgd", g.out, g.x, g.hyper[1:]), SHAPE, "hyper has 6 where 7 fits"),
     ("rank",             lambda g: kernel("matmul", g.one, g.x, g.out), SHAPE, "a must have 2 axes, not 1"),
-    ("extent",           lambda g: kernel("matmul", g.x, g.w, np.zeros((3, 4), np.float32)), SHAPE, r"b has 5 where 4 fits \(axis k\)"),
+    ("extent",           lambda g: kernel("matmul", g.x, g.w, np.zeros((3, 4), np.float32)),
+                         SHAPE, r"b has 5 where 4 fits \(axis k\)"),
     ("output shape",     lambda g: kernel("add", g.x, g.x, g.one), SHAPE, r"\[3, 4\] does not fit \[1\]"),
-    ("scalar slot",      lambda g: kernel("nll", g.x, g.labels, g.x[0], g.b[:2], g.b[:3], g.one, attrs=(-100.0, 1.0)), SHAPE, "loss must hold one element"),
-    ("take",             lambda g: kernel("take", g.x, g.high, g.out), IndexError, r"index\[1\] is 4, out of bounds for 3 rows \(0 to 2\)"),
+    ("scalar slot",      lambda g: kernel("nll", g.x, g.labels, g.x[0], g.b[:2], g.b[:3], g.one, attrs=(-100.0, 1.0)),
+                         SHAPE, "loss must hold one element"),
+    ("take",             lambda g: kernel("take", g.x, g.high, g.out),
+                         IndexError, r"index\[1\] is 4, out of bounds for 3 rows \(0 to 2\)"),
     ("scatter_add",      lambda g: kernel("scatter_add", g.out, g.low, g.x), IndexError, r"index\[1\] is -1"),
     ("put",              lambda g: kernel("put", g.out, g.high, g.x), IndexError, r"index\[1\] is 4"),
     # Numbers and names
-    ("activation",       lambda g: F.dense(g.t.x, g.t.w, g.t.b, "rleu"), ValueError, "'rleu' is not an activation; choose from identity, sigmoid"),
+    ("activation",       lambda g: F.dense(g.t.x, g.t.w, g.t.b, "rleu"),
+                         ValueError, "'rleu' is not an activation; choose from identity, sigmoid"),
     ("Dense",            lambda g: nn.Dense(2, 2, "rleu"), ValueError, "'rleu'.*relu"),
     ("Dense parameter",  lambda g: nn.Dense(2, 2, "relu", alpha=1), TypeError, "relu.*alpha"),
-    ("reduction",        lambda g: F.mse_loss(g.t.x, g.t.x, reduction="avg"), ValueError, "'avg' is not a reduction; choose from none, mean, sum"),
+    ("reduction",        lambda g: F.mse_loss(g.t.x, g.t.x, reduction="avg"),
+                         ValueError, "'avg' is not a reduction; choose from none, mean, sum"),
     ("delta",            lambda g: F.huber_loss(g.t.x, g.t.x, delta=0.0), ValueError, "delta > 0, got 0"),
-    ("smoothing",        lambda g: F.cross_entropy(g.t.x, g.t.labels, label_smoothing=1.5), ValueError, "between 0 and 1, got 1.5"),
+    ("smoothing",        lambda g: F.cross_entropy(g.t.x, g.t.labels, label_smoothing=1.5),
+                         ValueError, "between 0 and 1, got 1.5"),
     ("dropout",          lambda g: F.dropout(g.t.x, 1.5), ValueError, "between 0 and 1, got 1.5"),
     ("gelu",             lambda g: F.gelu(g.t.x, "erf"), ValueError, "'none' or 'tanh', got 'erf'"),
     ("clamp",            lambda g: g.t.x.clamp(), ValueError, "at least one of min and max"),
@@ -192,7 +208,8 @@ ROWS = [  # call, exceptions, words of the message
     ("ISA",              lambda g: pn.kernels.make_backend("native:mmx"), ValueError, "'native:mmx'.*reference"),
     ("truth of mode",    lambda g: nn.Linear(2, 2).train(2), ValueError, "True or False, got 2"),
     ("module name",      lambda g: nn.Module().add_module("a.b", nn.Linear(1, 1)), KeyError, "'a.b'"),
-    ("missing keys",     lambda g: nn.Linear(4, 5).load_state_dict({"bias": g.t.b, "w": g.t.w}), RuntimeError, "missing: weight; unexpected: w"),
+    ("missing keys",     lambda g: nn.Linear(4, 5).load_state_dict({"bias": g.t.b, "w": g.t.w}),
+                         RuntimeError, "missing: weight; unexpected: w"),
 ]
 
 
@@ -222,13 +239,14 @@ def test_refusal(row):
             assert all(isinstance(error, kind) for kind in row[2]), f"{type(error)} is not all of {row[2]}"
 
 
-# ------------------------------------------------------------------------------------------- and what is no error at all
+# ------------------------------------------------------------------------------------------ and what is no error at all
 
 @pytest.mark.parametrize("on", BACKENDS, indirect=True)
 @pytest.mark.parametrize("call", [
-    lambda: pn.zeros(0, 3) @ pn.zeros(3, 2), lambda: pn.zeros(2, 0) @ pn.zeros(0, 3), lambda: F.linear(pn.zeros(0, 3), pn.zeros(2, 3)),
-    lambda: pn.zeros(0).sum(), lambda: pn.zeros(0, 3).sum(0), lambda: pn.zeros(3, 0).softmax(1), lambda: pn.zeros(0).relu(),
-    lambda: pn.cat([pn.zeros(0, 2), pn.ones(1, 2)]), lambda: pn.zeros(0, 2)[:0], lambda: pn.zeros(3, 0)[pn.tensor([0, 2])],
+    lambda: pn.zeros(0, 3) @ pn.zeros(3, 2), lambda: pn.zeros(2, 0) @ pn.zeros(0, 3),
+    lambda: F.linear(pn.zeros(0, 3), pn.zeros(2, 3)), lambda: pn.zeros(0).sum(), lambda: pn.zeros(0, 3).sum(0),
+    lambda: pn.zeros(3, 0).softmax(1), lambda: pn.zeros(0).relu(), lambda: pn.cat([pn.zeros(0, 2), pn.ones(1, 2)]),
+    lambda: pn.zeros(0, 2)[:0], lambda: pn.zeros(3, 0)[pn.tensor([0, 2])],
     lambda: pn.zeros(0) + 1, lambda: pn.zeros(2, 0).reshape(0, 5), lambda: nn.Linear(0, 2)(pn.zeros(3, 0)),
     lambda: pn.zeros(1, device="cpu").to("cpu"), lambda: pn.zeros(1, device=pn.device("cpu:0")).cpu(),
 ], ids=range(15))
@@ -246,7 +264,8 @@ def test_means_of_nothing_are_nan(on):
 @pytest.mark.parametrize("on", BACKENDS, indirect=True)
 def test_nan_goes_where_it_must(on):
     x = pn.tensor([[1.0, np.nan, 2.0]])
-    for f in (pn.relu, pn.sigmoid, pn.tanh, pn.abs, lambda t: t.clamp(0, 1), lambda t: t.maximum(pn.zeros(3)), lambda t: t.amax(1),
+    for f in (pn.relu, pn.sigmoid, pn.tanh, pn.abs, lambda t: t.clamp(0, 1), lambda t: t.maximum(pn.zeros(3)),
+              lambda t: t.amax(1),
               lambda t: t.sum(1), lambda t: t.softmax(1), lambda t: F.cross_entropy(t, pn.tensor([0]))):
         assert np.isnan(f(x).array).any()
 

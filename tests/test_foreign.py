@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A judge that we did not write: the samples that PyTorch tests its own operators with, for every name that we have too.
+"""A judge that we did not write: the samples that PyTorch tests its own operators with, for every name we have too.
 
 Every sample is compared, value and gradient, or falls under a kind below that is not supported, with the reason. Needs
 torch and expecttest; elsewhere tests/golden.json stands in.
@@ -21,7 +21,7 @@ UNSUPPORTED = [  # operator, the error that says so, reason
     (DRAWN,              "value differs",                       "random or uninitialised numbers are other ones"),
     ("to|clone|.*_like", "memory_format",                       "there is one memory format"),
     ("div",              "rounding_mode",                       "rounding_mode: use // and trunc"),
-    ("arange|linspace",  "value differs|value of shape",        "bounds that the dtype does not hold, or are 0-d tensors"),
+    ("arange|linspace",  "value differs|value of shape",        "bounds that the dtype does not hold, or 0-d tensors"),
     ("norm",             "real number, not str",                 "matrix norms"),
     ("__rpow__|pow",     "negative integer powers",             "negative powers of integers are refused"),
     ("gather",           "int64 index",                         "an index is int64"),
@@ -38,7 +38,7 @@ UNSUPPORTED = [  # operator, the error that says so, reason
 def op_db(torch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = pytest.importorskip("torch.testing._internal.common_methods_invocations", reason="expecttest is not installed")
+        module = pytest.importorskip("torch.testing._internal.common_methods_invocations", reason="needs expecttest")
     return [op for op in module.op_db if ours(op.name) and op.supported_dtypes("cpu")]
 
 
@@ -71,7 +71,8 @@ def flat(value):
 
 
 def inputs(value):
-    return [v for v in flat(list(value.values()) if isinstance(value, dict) else value) if getattr(v, "requires_grad", False)]
+    values = list(value.values()) if isinstance(value, dict) else value
+    return [v for v in flat(values) if getattr(v, "requires_grad", False)]
 
 
 def gradients(outputs, given, weigh):
@@ -144,7 +145,8 @@ def test_torchs_own_samples(dtype, op_db, torch, capsys):
                     if reason:
                         unsupported[reason] += 1
                     else:
-                        failures.append(f"{op.name}: {type(error).__name__}: {str(error)[:150]} for {str(sample)[:200]}")
+                        said = f"{type(error).__name__}: {str(error)[:150]}"
+                        failures.append(f"{op.name}: {said} for {str(sample)[:200]}")
     with capsys.disabled():
         print(f"\n{dtype}: {sum(compared.values())} samples of {len(compared)} operators agree; not supported: "
               + ", ".join(f"{n} {reason}" for reason, n in unsupported.most_common()))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Modules: how parameters, buffers and parts are found, saved, loaded and switched. Numbers are test_torch.py's affair."""
+"""Modules: how parameters, buffers and parts are found, saved, loaded, switched. Numbers are test_torch.py's affair."""
+
 import copy
 import pickle
 from collections import OrderedDict
@@ -33,7 +34,8 @@ class Net(nn.Module):
 NAMES = ["scale", "first.weight", "first.bias", "second.0.weight", "second.0.bias"]
 
 
-# ------------------------------------------------------------------------------------------------------------- mechanics
+# ------------------------------------------------------------------------------------------------------------ mechanics
+
 
 def test_names_are_found_in_order_and_once():
     net = Net()
@@ -167,7 +169,8 @@ def test_zero_grad_and_requires_grad():
     assert not net.requires_grad_(False)(pn.ones(1, 4)).requires_grad
 
 
-# ----------------------------------------------------------------------------------------------------------------- state
+# ---------------------------------------------------------------------------------------------------------------- state
+
 
 def test_state_dict_holds_what_is_persistent():
     net = Net()
@@ -182,7 +185,9 @@ def test_load_state_dict_copies():
     result = net.load_state_dict(other.state_dict())
     assert not result.missing_keys and not result.unexpected_keys
     for key, value in net.state_dict().items():
-        assert pn.equal(value, other.state_dict()[key]) and not np.shares_memory(value.array, other.state_dict()[key].array)
+        assert pn.equal(value, other.state_dict()[key]) and not np.shares_memory(
+            value.array, other.state_dict()[key].array
+        )
     assert net.first.weight.requires_grad
     net.double().load_state_dict(other.state_dict())
     assert net.first.weight.dtype == np.float64
@@ -199,7 +204,11 @@ def test_load_state_dict_may_adopt():
     net = Net()
     state = {k: v.clone() for k, v in Net().state_dict().items()}
     net.load_state_dict(state, assign=True)
-    assert np.shares_memory(net.scale.array, state["scale"].array) and isinstance(net.scale, nn.Parameter) and net.scale.requires_grad
+    assert (
+        np.shares_memory(net.scale.array, state["scale"].array)
+        and isinstance(net.scale, nn.Parameter)
+        and net.scale.requires_grad
+    )
 
 
 @pytest.mark.parametrize(("spoil", "words"), [
@@ -221,7 +230,8 @@ def test_a_state_that_does_not_fit_changes_nothing(spoil, words, assign):
     assert all(np.array_equal(v.array, before[k]) for k, v in net.state_dict().items())
 
 
-# ---------------------------------------------------------------------------------------------------------------- layers
+# --------------------------------------------------------------------------------------------------------------- layers
+
 
 @pytest.mark.parametrize("op", ACTIVATIONS, ids=lambda op: op.name)
 @pytest.mark.parametrize("on", BACKENDS, indirect=True)

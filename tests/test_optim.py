@@ -158,11 +158,16 @@ def test_state_dict_is_plain_and_numbered(cls):
 
 
 @each
-@pytest.mark.parametrize("spoil", [
-    lambda s: s["param_groups"].append(s["param_groups"][0]),
-    lambda s: s["param_groups"][0]["params"].append(7),
-    lambda s: s["state"][1].update({k: pn.zeros(5, dtype="float64") for k in s["state"][1] if k != "step"} or {"momentum_buffer": pn.zeros(5)}),
-])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda s: s["param_groups"].append(s["param_groups"][0]),
+        lambda s: s["param_groups"][0]["params"].append(7),
+        lambda s: s["state"][1].update(
+            {k: pn.zeros(5, dtype="float64") for k in s["state"][1] if k != "step"} or {"momentum_buffer": pn.zeros(5)}
+        ),
+    ],
+)
 def test_a_state_that_does_not_fit_changes_nothing(cls, spoil):
     params = parameters(1, 2)
     optimizer = cls(params)

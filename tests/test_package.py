@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The package as a whole: what may import what, what is exported, what an import costs, and what the environment says."""
+"""The package as a whole: what may import what, what is exported, what an import costs, what the environment says."""
 import ast
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -20,15 +21,15 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "pyneuro").rglob("*.py"))
 
 
-def python(code, *flags, **environment):
-    """Run code in a fresh process; what it printed, and what went to standard error."""
+def python(code, *flags, folder=ROOT, **environment):
+    """Run code in a fresh process: its status, what it printed, and what went to standard error."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYNEURO_")}
-    done = subprocess.run([sys.executable, *flags, "-c", code], cwd=ROOT, env=clean | environment, text=True, timeout=120,
-                          capture_output=True)
+    done = subprocess.run([sys.executable, *flags, "-c", code], cwd=folder, env=clean | environment, text=True,
+                          timeout=120, capture_output=True)
     return done.returncode, done.stdout.strip(), done.stderr
 
 
-# --------------------------------------------------------------------------------------------- imports point downwards
+# ---------------------------------------------------------------------------------------------- imports point downwards
 
 FLOORS = [  # from the ground up; a module imports from lower floors, and from its own package
     {"kernels.signature", "_origin"},
@@ -86,7 +87,7 @@ def test_imports_point_downwards(path):
         if target == module:
             continue
         family = target.partition(".")[0] == module.partition(".")[0] != "kernels" and "." in f"{target}.{module}"
-        assert family or floor(target) < floor(module), f"pyneuro.{module} imports pyneuro.{target}, which is not below it"
+        assert family or floor(target) < floor(module), f"pyneuro.{module} imports pyneuro.{target}, not below it"
 
 
 INCLUDES = {  # folder of csrc: what its files may include
@@ -113,7 +114,7 @@ def test_the_core_knows_no_kernel_by_name():
 
 # -------------------------------------------------------------------------------------------------------------- exports
 
-IMPORTED = {"Any", "Iterator", "Protocol", "contextmanager", "prefer_complete", "ACTIVATIONS"}        # what packages only use
+IMPORTED = {"Any", "Iterator", "Protocol", "contextmanager", "prefer_complete", "ACTIVATIONS"}  # only used
 
 
 @pytest.mark.parametrize("name", ["", "nn", "optim", "autograd", "kernels", "nn.activations", "nn.losses", "nn.module"])
@@ -157,8 +158,8 @@ def test_readme_tells_every_environment_variable():
 
 def import_milliseconds(cache):
     """Of pyneuro, after NumPy; compiled files are in cache, as after an installation."""
-    _, _, times = python("import numpy; import pyneuro", "-X", "importtime", PYTHONPYCACHEPREFIX=str(cache), PYTHONDONTWRITEBYTECODE="",
-                         PYNEURO_BACKEND="" if NATIVES else "reference")
+    _, _, times = python("import numpy; import pyneuro", "-X", "importtime", PYTHONPYCACHEPREFIX=str(cache),
+                         PYTHONDONTWRITEBYTECODE="", PYNEURO_BACKEND="" if NATIVES else "reference")
     line = next(row for row in reversed(times.splitlines()) if row.rpartition("|")[2].strip() == "pyneuro")
     return int(line.split("|")[1]) / 1000
 
@@ -174,33 +175,46 @@ def test_import_is_cheap(tmp_path):
 
 
 def test_import_brings_nothing_heavy():
-    _, out, _ = python("import numpy, sys; before = set(sys.modules); import pyneuro; print(*sorted(set(sys.modules) - before))",
-                       PYNEURO_BACKEND="reference")
+    code = "import numpy, sys; before = set(sys.modules); import pyneuro; print(*sorted(set(sys.modules) - before))"
+    _, out, _ = python(code, PYNEURO_BACKEND="reference")
     new = {m for m in out.split() if m.partition(".")[0] != "pyneuro"}
-    assert not new & {"argparse", "asyncio", "ctypes", "json", "logging", "multiprocessing", "scipy", "socket", "subprocess", "torch",
-                      "typing_extensions", "unittest", "urllib", "cython"}
+    assert not new & {"argparse", "asyncio", "ctypes", "cython", "json", "logging", "multiprocessing", "pathlib",
+                      "scipy", "socket", "subprocess", "torch", "typing_extensions", "unittest", "urllib"}
     assert len(new) < 20, sorted(new)
 
 
 def test_importing_leaves_the_process_alone():
-    code = ("import locale, signal, threading, numpy as np; "
-            "state = lambda: (locale.setlocale(locale.LC_ALL), signal.getsignal(signal.SIGINT), threading.active_count(), "
-            "float(np.float32(1e-40) * np.float32(1)), np.geterr(), np.random.get_state()[1][0]); "
-            "np.random.seed(1); before = state(); import pyneuro as pn; pn.manual_seed(3); "
-            "x = pn.rand(300, 300, requires_grad=True); (x @ x).relu().sum().backward(); assert state() == before, state()")
+    """Locale, signals, threads, denormals, NumPy's errors and its random numbers."""
+    code = """if True:
+        import locale, signal, threading, numpy as np
+        def state():
+            return (locale.setlocale(locale.LC_ALL), signal.getsignal(signal.SIGINT), threading.active_count(),
+                    float(np.float32(1e-40) * np.float32(1)), np.geterr(), np.random.get_state()[1][0])
+        np.random.seed(1)
+        before = state()
+        import pyneuro as pn
+        pn.manual_seed(3)
+        x = pn.rand(300, 300, requires_grad=True)
+        (x @ x).relu().sum().backward()
+        assert state() == before, state()
+    """
     assert python(code, PYNEURO_BACKEND="" if NATIVES else "reference") == (0, "", "")
 
 
-# ------------------------------------------------------------------------------------------------------ environment
+# ---------------------------------------------------------------------------------------------------------- environment
 
-def test_without_the_extension_it_says_so_once_and_works():
-    code = ("import sys; sys.modules['pyneuro.kernels._native'] = None; import pyneuro as pn, pyneuro.nn; "
+def test_without_the_extension_it_says_so_once_and_works(tmp_path):
+    """What an installation without a C compiler has: the Python files and the tables."""
+    shutil.copytree(ROOT / "pyneuro", tmp_path / "pyneuro", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    code = ("import sys, types; sys.modules['pyneuro._origin'] = types.SimpleNamespace(prefer_complete=len); "
+            "import pyneuro as pn, pyneuro.nn; "
             "print(pn.current_backend().name, (pn.ones(2) @ pn.ones(2)).item(), pn.kernels.isas())")
-    status, out, err = python(code)
+    status, out, err = python(code, folder=tmp_path)
     assert (status, out) == (0, "reference 2.0 []")
     assert err.count("native kernels are not built") == 1 and "RuntimeWarning" in err
-    assert python(code, PYNEURO_BACKEND="reference")[2] == ""
-    status, _, err = python(code, PYNEURO_BACKEND="native")
+    assert python(code, folder=tmp_path, PYNEURO_BACKEND="reference")[2] == ""
+    status, _, err = python(code, folder=tmp_path, PYNEURO_BACKEND="native")
     assert status and "native kernels are not built here" in err
 
 
@@ -229,7 +243,8 @@ def test_ftz_zero_keeps_denormals():
 
 
 def test_checked_and_traced_by_the_environment():
-    code = "import pyneuro as pn; x = pn.rand(3, 4, requires_grad=True); x.softmax(1).log().sum().backward(); print(pn.current_backend().name)"
+    code = ("import pyneuro as pn; x = pn.rand(3, 4, requires_grad=True); x.softmax(1).log().sum().backward(); "
+            "print(pn.current_backend().name)")
     choice = {} if NATIVES else {"PYNEURO_BACKEND": "reference"}
     status, out, err = python(code, PYNEURO_CHECK="1", PYNEURO_TRACE="1", **choice)
     assert status == 0 and out.startswith("traced(checked(")
@@ -243,7 +258,7 @@ def test_show_config(capsys):
     assert pn.config()["isas"] == ISAS
 
 
-# ------------------------------------------------------------------------------------------- a checkout that shadows
+# ---------------------------------------------------------------------------------------------- a checkout that shadows
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):

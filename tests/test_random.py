@@ -60,7 +60,10 @@ def test_golden_bits_do_not_change(backend):
 def test_a_seed_decides_everything():
     def draws(seed):
         pn.manual_seed(seed)
-        return [f().tolist() for f in (lambda: pn.rand(5), lambda: pn.randn(5), lambda: pn.randperm(9), lambda: F.dropout(pn.ones(9)))]
+        return [
+            f().tolist()
+            for f in (lambda: pn.rand(5), lambda: pn.randn(5), lambda: pn.randperm(9), lambda: F.dropout(pn.ones(9)))
+        ]
 
     assert draws(3) == draws(3)
     assert all(a != b for a, b in zip(draws(3), draws(4)))
@@ -90,7 +93,9 @@ def test_a_dropout_mask_does_not_depend_on_the_split_into_batches(split, on):
     """A row's mask belongs to its sample: key[3] counts samples."""
     def mask(first, rows):
         y = np.empty((rows, 33), np.float32)
-        pn.kernels.run("dropout", np.ones((rows, 33), np.float32), np.array([1, 2, 3, first], np.uint64), y, attrs=(0.3,))
+        pn.kernels.run(
+            "dropout", np.ones((rows, 33), np.float32), np.array([1, 2, 3, first], np.uint64), y, attrs=(0.3,)
+        )
         return y
 
     starts = np.cumsum([0, *split[:-1]])
@@ -106,7 +111,11 @@ def test_distributions(dtype, on):
     k = pn.randint(10, (n,)).array
     assert u.min() >= 0 and u.max() < 1
     assert abs(u.mean() - 0.5) < 5 * (1 / 12 / n) ** 0.5 and abs(u.var() - 1 / 12) < 5 * (1 / 180 / n) ** 0.5
-    assert abs(z.mean()) < 5 / n**0.5 and abs(z.var() - 1) < 5 * (2 / n) ** 0.5 and abs((z**4).mean() - 3) < 5 * (96 / n) ** 0.5
+    assert (
+        abs(z.mean()) < 5 / n**0.5
+        and abs(z.var() - 1) < 5 * (2 / n) ** 0.5
+        and abs((z**4).mean() - 3) < 5 * (96 / n) ** 0.5
+    )
     assert abs(np.bincount(k, minlength=10) - n / 10).max() < 5 * (n / 10) ** 0.5 and len(np.bincount(k)) == 10
     assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 5 / n**0.5
 

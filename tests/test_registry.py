@@ -18,7 +18,7 @@ from pyneuro.optim.optimizers import OPTIMIZERS
 native = pytest.mark.skipif(not NATIVES, reason="the extension is not built")
 
 
-# ------------------------------------------------------------------------------------------------- kernels.def, parsed
+# -------------------------------------------------------------------------------------------------- kernels.def, parsed
 
 @native
 def test_what_is_compiled_is_what_the_table_says():
@@ -45,7 +45,7 @@ def test_every_row_says_what_it_writes():
         assert all(not s.within or s.within in spec.letters for s in spec.slots), spec
 
 
-# ------------------------------------------------------------------------------------------------ reference and twins
+# -------------------------------------------------------------------------------------------------- reference and twins
 
 @pytest.mark.parametrize("name", sorted(KERNELS | HOST))
 def test_a_definition_takes_the_slots_and_attrs_of_its_row(name):
@@ -76,7 +76,7 @@ def test_twins_allocate_what_they_return():
     assert reference.dense_elu(a, b.T, np.zeros(4), alpha=2.0)[1].shape == (2, 4)
 
 
-# ------------------------------------------------------------------------------------------------------------ op rows
+# -------------------------------------------------------------------------------------------------------------- op rows
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)
 def test_op_rows_are_sane(op):
@@ -108,7 +108,7 @@ def test_ops_and_kernels_that_share_a_name_share_parameters():
             assert OPS[name].params == KERNELS[name].attrs, name
 
 
-# ------------------------------------------------------------------------------------------- every kernel is reachable
+# -------------------------------------------------------------------------------------------- every kernel is reachable
 
 class Spy:
     """The reference, remembering which rows of which table it served."""
@@ -151,16 +151,26 @@ def run_every_random_function():
 
 
 def run_every_method(dtype):
-    """Operators and methods on a dtype that has no gradient, each with what it takes; what it refuses does not count."""
+    """Operators and methods on a dtype that has no gradient, with what they take; what it refuses does not count."""
     x = pn.tensor(np.arange(1, 7).reshape(2, 3), dtype=dtype)
     index = pn.tensor([[0, 1, 0], [1, 0, 1]])
     binary = ["add", "sub", "mul", "floordiv", "mod", "pow", "and_", "or_", "xor", "eq", "ne", "lt", "le", "gt", "ge"]
     calls = [lambda f=getattr(operator, name): f(x, x) for name in binary]
     calls += [lambda name=name: getattr(x, name)() for name in
               ("__neg__", "__invert__", "abs", "sign", "sum", "max", "min", "argmax", "argmin", "any", "all", "clone")]
-    calls += [lambda: x.clamp(2, 4), lambda: pn.where(x > 2, x, x + x), lambda: x.maximum(x), lambda: x.minimum(x),
-              lambda: x @ x.T, lambda: pn.stack([x, x]) @ pn.stack([x.T, x.T]), lambda: x[index[0]], lambda: x.gather(0, index),
-              lambda: x.clone().__setitem__(x > 2, 1), lambda: pn.full((2,), 1, dtype=dtype), lambda: x.to(pn.int32)]
+    calls += [
+        lambda: x.clamp(2, 4),
+        lambda: pn.where(x > 2, x, x + x),
+        lambda: x.maximum(x),
+        lambda: x.minimum(x),
+        lambda: x @ x.T,
+        lambda: pn.stack([x, x]) @ pn.stack([x.T, x.T]),
+        lambda: x[index[0]],
+        lambda: x.gather(0, index),
+        lambda: x.clone().__setitem__(x > 2, 1),
+        lambda: pn.full((2,), 1, dtype=dtype),
+        lambda: x.to(pn.int32),
+    ]
     for call in calls:
         try:
             call()

@@ -35,25 +35,54 @@ def filled(t):
 
 @gives([0, 1, 2], [1.0, 1.5], [5, 3, 1], "int64", "float32", [0.0, 0.5, 1.0], [3.0], [])
 def ranges(t):
-    return (t.arange(3), t.arange(1, 2, 0.5), t.arange(5, 0, -2), dtype(t.arange(3)), dtype(t.arange(3.0)), t.linspace(0, 1, 3),
-            t.linspace(3, 9, 1), t.arange(0))
+    return (
+        t.arange(3),
+        t.arange(1, 2, 0.5),
+        t.arange(5, 0, -2),
+        dtype(t.arange(3)),
+        dtype(t.arange(3.0)),
+        t.linspace(0, 1, 3),
+        t.linspace(3, 9, 1),
+        t.arange(0),
+    )
 
 
 @gives([2, 3], 2, 6, 2, 3, [3, 1], 1, 4, True, False, 2)
 def shapes(t):
     x = t.zeros(2, 3)
-    return list(x.shape), x.ndim, x.numel(), x.dim(), x.size(-1), list(x.stride()), x.stride(1), x.element_size(), x.is_contiguous(), \
-        x.t().is_contiguous(), len(x)
+    return (
+        list(x.shape),
+        x.ndim,
+        x.numel(),
+        x.dim(),
+        x.size(-1),
+        list(x.stride()),
+        x.stride(1),
+        x.element_size(),
+        x.is_contiguous(),
+        x.t().is_contiguous(),
+        len(x),
+    )
 
 
-@gives([[0, 3], [1, 4], [2, 5]], [[[0, 1, 2]], [[3, 4, 5]]], [0, 1, 2, 3, 4, 5], [[0, 1], [2, 3], [4, 5]], [2, 3], [2, 1, 3], [1, 2, 3, 1])
+@gives(
+    [[0, 3], [1, 4], [2, 5]],
+    [[[0, 1, 2]], [[3, 4, 5]]],
+    [0, 1, 2, 3, 4, 5],
+    [[0, 1], [2, 3], [4, 5]],
+    [2, 3],
+    [2, 1, 3],
+    [1, 2, 3, 1],
+)
 def reshaped(t):
     x = t.arange(6).reshape(2, 3)
     return (x.t(), x.unsqueeze(1), x.flatten(), x.view(-1, 2), list(x.unsqueeze(0).squeeze().shape),
             list(x.reshape(2, 1, 3).squeeze(0).shape), list(x[None, ..., None].shape))
 
 
-@gives([[0, 1], [3, 4]], [[2], [5]], [[0, 1, 2]], [[0, 3], [1, 4], [2, 5]], [[0, 1, 2, 0, 1, 2]], [[0, 0], [1, 1], [2, 2]])
+@gives(
+    [[0, 1], [3, 4]], [[2], [5]], [[0, 1, 2]], [[0, 3], [1, 4], [2, 5]], [[0, 1, 2, 0, 1, 2]], [[0, 0], [1, 1], [2, 2]]
+)
 def split_and_joined(t):
     x = t.arange(6).reshape(2, 3)
     a, b = x.split(2, 1)
@@ -65,22 +94,53 @@ def split_and_joined(t):
 def sums_and_means(t):
     x = t.arange(6).reshape(2, 3)
     f = x.to(t.float32)
-    return (x.sum(), f.sum(), x.sum(0), x.sum(1, keepdim=True), f.mean(), f.var(), f.mean(0), x.min(), x.max(), dtype(x.sum()),
-            dtype((x > 2).sum()))
+    return (
+        x.sum(),
+        f.sum(),
+        x.sum(0),
+        x.sum(1, keepdim=True),
+        f.mean(),
+        f.var(),
+        f.mean(0),
+        x.min(),
+        x.max(),
+        dtype(x.sum()),
+        dtype((x > 2).sum()),
+    )
 
 
 @gives([3, 4, 5], [1, 1, 1], [[2], [5]], 5, [2, 2], [0, 0], True, False, [False, True])
 def extremes_and_truth(t):
     x = t.arange(6).reshape(2, 3)
     values, indices = x.max(0)
-    return values, indices, x.amax(1, keepdim=True), x.argmax(), x.argmax(1), x.argmin(1), (x >= 0).all(), (x > 9).any(), (x > 2).all(1)
+    return (
+        values,
+        indices,
+        x.amax(1, keepdim=True),
+        x.argmax(),
+        x.argmax(1),
+        x.argmin(1),
+        (x >= 0).all(),
+        (x > 9).any(),
+        (x > 2).all(1),
+    )
 
 
 @gives([0, -2], [1, 1], [-0.5, 0.5], [False, True], [6, -1], [1, 4], "float32", "float32", [1.0, 8.0], [2.0, 0.25])
 def arithmetic(t):
     x = t.tensor([1, -2])
-    return (x // 2 * 1 + t.tensor([0, -1]), x % 3, x / -2 * t.tensor([1.0, 0.5]), x < 0, t.tensor([5, -2]) + 1, x * x, dtype(x / 2),
-            dtype(x + 1.0), t.tensor([1.0, 2.0]) ** 3, 2.0 ** t.tensor([1.0, -2.0]))
+    return (
+        x // 2 * 1 + t.tensor([0, -1]),
+        x % 3,
+        x / -2 * t.tensor([1.0, 0.5]),
+        x < 0,
+        t.tensor([5, -2]) + 1,
+        x * x,
+        dtype(x / 2),
+        dtype(x + 1.0),
+        t.tensor([1.0, 2.0]) ** 3,
+        2.0 ** t.tensor([1.0, -2.0]),
+    )
 
 
 @gives([True, False], [False, False], [True, True], [6], [1], [7], [-1, 0])
@@ -100,13 +160,26 @@ def choices(t):
 def products(t):
     row, column = t.tensor([[1.0, 2.0, 1.0]]), t.tensor([[1.0], [2.0], [1.0]])
     batch = t.stack([row, row])
-    return row @ column, row @ column[:, 0], row[0] @ column[:, 0], batch @ column, list((t.zeros(2, 1, 3, 4) @ t.zeros(5, 4, 7)).shape)
+    return (
+        row @ column,
+        row @ column[:, 0],
+        row[0] @ column[:, 0],
+        batch @ column,
+        list((t.zeros(2, 1, 3, 4) @ t.zeros(5, 4, 7)).shape),
+    )
 
 
 @gives(2.5, 2, True, [1, 2], 3, "2.50", 1)
 def to_python(t):
-    return t.tensor([[2.5]]).item(), int(t.tensor(2)), bool(t.tensor([1])), t.tensor([1, 2]).tolist(), [10, 20, 30, 3][t.tensor(3)], \
-        f"{t.tensor(2.5):.2f}", sum(1 for _ in t.zeros(1, 4))
+    return (
+        t.tensor([[2.5]]).item(),
+        int(t.tensor(2)),
+        bool(t.tensor([1])),
+        t.tensor([1, 2]).tolist(),
+        [10, 20, 30, 3][t.tensor(3)],
+        f"{t.tensor(2.5):.2f}",
+        sum(1 for _ in t.zeros(1, 4)),
+    )
 
 
 @gives([9, 1], [9, 1], True)
@@ -146,7 +219,8 @@ def test_torch_agrees(program, expected, torch):
     check(program, expected, torch)
 
 
-# ------------------------------------------------------------------------------------------------------- in and out of NumPy
+# -------------------------------------------------------------------------------------------------- in and out of NumPy
+
 
 @pytest.mark.parametrize("layout", WRITABLE)
 @pytest.mark.parametrize("kind", DTYPES, ids=str)
@@ -285,7 +359,11 @@ def converted(key):
     """Index arrays as tensors."""
     if isinstance(key, tuple):
         return tuple(converted(k) for k in key)
-    return pn.tensor(key.astype(bool) if key.dtype == bool else key.astype(np.int64)) if isinstance(key, np.ndarray) else key
+    return (
+        pn.tensor(key.astype(bool) if key.dtype == bool else key.astype(np.int64))
+        if isinstance(key, np.ndarray)
+        else key
+    )
 
 
 @given(indexed())
@@ -328,7 +406,9 @@ def test_broadcasting_is_numpys(shapes):
     assert z.shape == result
     z.sum().backward()
     for t, factor in ((x, 1), (y, 2)):
-        assert np.array_equal(t.grad.array, np.full(t.shape, factor * math.prod(result) / max(math.prod(t.shape), 1), np.float32))
+        assert np.array_equal(
+            t.grad.array, np.full(t.shape, factor * math.prod(result) / max(math.prod(t.shape), 1), np.float32)
+        )
 
 
 @given(st.data())
@@ -341,4 +421,7 @@ def test_reductions_are_numpys(data):
     t = pn.tensor(x)
     for name in ("sum", "mean", "amax", "amin"):
         got = getattr(t, name)(dims, keepdim=keep)
-        assert np.allclose(got.array, getattr(np, name)(x, axis=dims, keepdims=keep)) and got.shape == getattr(np, name)(x, axis=dims, keepdims=keep).shape
+        assert (
+            np.allclose(got.array, getattr(np, name)(x, axis=dims, keepdims=keep))
+            and got.shape == getattr(np, name)(x, axis=dims, keepdims=keep).shape
+        )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""PyTorch's numbers, gradients, defaults and names: against values stored from torch 2.13, and live where torch is installed."""
+"""PyTorch's numbers, gradients, defaults, names: against values stored from torch 2.13, live where it is installed."""
+
 import json
 from pathlib import Path
 
@@ -18,7 +19,16 @@ GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 # Parameters of torch's that pyneuro does not take, each with the reason.
 MISSING = {}
 # Defaults that Python shows in another way, though they mean the same.
-SAME = {("None", "-100.0"), ("0", "0.0"), ("1", "1.0"), ("0.0", "0"), ("1.0", "1"), ("20", "20.0"), ("20.0", "20"), ("<required>", "-")}
+SAME = {
+    ("None", "-100.0"),
+    ("0", "0.0"),
+    ("1", "1.0"),
+    ("0.0", "0"),
+    ("1.0", "1"),
+    ("20", "20.0"),
+    ("20.0", "20"),
+    ("<required>", "-"),
+}
 
 
 def near(got, want, rtol=1e-10):
@@ -30,10 +40,19 @@ def cases(rows):
     return pytest.mark.parametrize("case", [pytest.param(row, id=row.name) for row in rows])
 
 
-# ----------------------------------------------------------------------------------------------------- value and gradient
+# --------------------------------------------------------------------------------------------------- value and gradient
+
 
 def test_every_module_and_optimizer_has_cases():
-    assert {c.module for c in peers.LAYERS} == set(nn.__all__) - {"Dense", "Dropout", "Module", "Parameter", "Sequential", "functional", "init"}
+    assert {c.module for c in peers.LAYERS} == set(nn.__all__) - {
+        "Dense",
+        "Dropout",
+        "Module",
+        "Parameter",
+        "Sequential",
+        "functional",
+        "init",
+    }
     assert {c.optimizer for c in peers.OPTIMIZERS} == {cls.__name__ for cls in OPTIMIZERS.values()}
     assert {c.name for c in peers.LAYERS} == set(GOLDEN["layers"]), "run .ci/golden.py"
     assert {c.name for c in peers.OPTIMIZERS} == set(GOLDEN["optimizers"]), "run .ci/golden.py"
@@ -60,11 +79,12 @@ def test_stored_values_are_torchs(torch):
     assert json.loads(json.dumps(peers.defaults(torch))) == GOLDEN["defaults"]
 
 
-# ------------------------------------------------------------------------------------------------------ names and defaults
+# --------------------------------------------------------------------------------------------------- names and defaults
+
 
 @pytest.mark.parametrize("name", GOLDEN["defaults"])
 def test_parameters_and_defaults(name):
-    """Every parameter of torch's is there, in the same order, with the same default. pyneuro may take more, after them or by name."""
+    """Every parameter of torch's is there, in the same order, with the same default; pyneuro may take more."""
     theirs = GOLDEN["defaults"][name]
     space, _, attribute = name.partition(".")
     mine = peers.parameters(getattr(peers.namespaces(pn)[space], attribute))
@@ -75,7 +95,9 @@ def test_parameters_and_defaults(name):
     assert not absent, f"torch's {name} also takes {absent}"
     shared = [n for n, _ in theirs if n in defaults]
     assert [n for n, _ in mine if n in shared] == shared, "in another order"
-    other = {n: (defaults[n], d) for n, d in theirs if n in defaults and defaults[n] != d and (defaults[n], d) not in SAME}
+    other = {
+        n: (defaults[n], d) for n, d in theirs if n in defaults and defaults[n] != d and (defaults[n], d) not in SAME
+    }
     assert not other, f"{name}: (pyneuro's default, torch's)"
 
 
@@ -84,7 +106,8 @@ def test_promotion_is_torchs_table():
     assert {k: (mine[k], v) for k, v in GOLDEN["promotion"].items() if mine[k] != v} == {}, "(pyneuro's, torch's)"
 
 
-# ------------------------------------------------------------------------------------------------------------- state_dict
+# ----------------------------------------------------------------------------------------------------------- state_dict
+
 
 @pytest.mark.parametrize("name", peers.MODELS)
 def test_state_dict_has_torchs_names_and_layout(name):
@@ -109,7 +132,11 @@ def test_models_go_both_ways(name, torch):
 @pytest.mark.parametrize("optimizer", peers.OPTIMIZER_NAMES)
 def test_an_optimizers_state_goes_to_torch(optimizer, torch):
     """Ten steps here and ten there are twenty."""
-    case = next(c for c in peers.OPTIMIZERS if c.optimizer == optimizer and ("momentum" in c.name or optimizer not in ("SGD", "RMSprop")))
+    case = next(
+        c
+        for c in peers.OPTIMIZERS
+        if c.optimizer == optimizer and ("momentum" in c.name or optimizer not in ("SGD", "RMSprop"))
+    )
     params = case.start(pn)
     mine = getattr(pn.optim, optimizer)(params, **dict(case.options))
 
@@ -126,7 +153,9 @@ def test_an_optimizers_state_goes_to_torch(optimizer, torch):
     theirs.load_state_dict({"param_groups": theirs.state_dict()["param_groups"], "state": {
         i: {k: torch.tensor(v.numpy().astype(np.float32 if k == "step" else np.float64)) for k, v in s.items()}
         for i, s in state["state"].items()}})
-    assert [set(s) | {"step"} for s in state["state"].values()] == [set(s) | {"step"} for s in theirs.state_dict()["state"].values()]
+    assert [set(s) | {"step"} for s in state["state"].values()] == [
+        set(s) | {"step"} for s in theirs.state_dict()["state"].values()
+    ]
     steps(torch, moved, theirs, range(10, 20))
     steps(pn, params, mine, range(10, 20))
     near([p.tolist() for p in params], [p.tolist() for p in moved])
@@ -141,7 +170,8 @@ def test_an_optimizers_state_goes_to_torch(optimizer, torch):
     assert [p.tolist() for p in resumed] == [p.tolist() for p in params], "resuming is not going on"
 
 
-# ---------------------------------------------------------------------------------------------------------- initialisers
+# --------------------------------------------------------------------------------------------------------- initialisers
+
 
 def fills():
     """Every initialiser with the numbers that it needs."""

@@ -5,10 +5,10 @@ A backend is any object with a `name` and `run(kernel, buffers, attrs)`.
 """
 
 import os
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,13 +86,12 @@ def _default() -> Backend:
 
 
 _process: Backend = _default()
-_thread = threading.local()
-_overrides = 0  # how many `with backend(...)` are open in any thread: 0 is the fast path
+_chosen: ContextVar["Backend | None"] = ContextVar("pyneuro.backend", default=None)       # by `with backend(...)`
 
 
 def current_backend() -> Backend:
     """The backend of this thread: the innermost `with backend(...)`, else the process's."""
-    return getattr(_thread, "backend", _process) if _overrides else _process
+    return _chosen.get() or _process
 
 
 def set_backend(choice: str | Backend) -> None:
@@ -103,19 +102,13 @@ def set_backend(choice: str | Backend) -> None:
 
 @contextmanager
 def backend(choice: str | Backend) -> Iterator[Backend]:
-    """Run a block of this thread on another backend."""
-    global _overrides
+    """Run a block, in this thread only, on another backend."""
     chosen = make_backend(choice) if isinstance(choice, str) else choice
-    previous: Any = getattr(_thread, "backend", None)
-    _thread.backend, _overrides = chosen, _overrides + 1
+    before = _chosen.set(chosen)
     try:
         yield chosen
     finally:
-        _overrides -= 1
-        if previous is None:
-            del _thread.backend
-        else:
-            _thread.backend = previous
+        _chosen.reset(before)
 
 
 def run(kernel: str, *bufs: np.ndarray, attrs: tuple[float, ...] = ()) -> None:

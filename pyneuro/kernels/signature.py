@@ -5,8 +5,8 @@ The native binding reads the same `Spec`s, checks in C, and comes back here only
 """
 import os
 import re
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,7 @@ CASTABLE = (*FLOATS, np.dtype(np.int64), np.dtype(bool))       # what a slot of 
 MAX_RANK = 8
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     name: str
     type: str                      # "" element type of the call, or a letter of kernels.def
     within: str                    # the axis that an index is checked against, or ""
@@ -39,13 +38,12 @@ class Slot:
     written: bool
 
 
-@dataclass(frozen=True)
 class Spec:
-    name: str
-    text: str
-    slots: tuple[Slot, ...]
-    attrs: tuple[tuple[str, float | None], ...]
-    host: bool
+    """One row: its slots in order, and its attrs with their defaults."""
+
+    def __init__(self, name: str, text: str, slots: tuple[Slot, ...], attrs: tuple[tuple[str, float | None], ...],
+                 host: bool) -> None:
+        self.name, self.text, self.slots, self.attrs, self.host = name, text, slots, attrs, host
 
     @cached_property
     def map(self) -> bool:

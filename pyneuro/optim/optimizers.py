@@ -8,7 +8,6 @@ have taken the same steps share one buffer: a cohort.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -213,7 +212,7 @@ class Optimizer:
                     )
                 loaded[p][name] = wrap(np.array(array))
         self.param_groups = [
-            {**deepcopy({k: v for k, v in saved.items() if k != "params"}), "params": group["params"]}
+            {**saved, "params": group["params"]}
             for saved, group in zip(groups, self.param_groups)
         ]
         self.state, self._cohorts = loaded, {}
