@@ -156,8 +156,8 @@ def trainings(optimizers):
 # ----------------------------------------------------------------------------------------------------------- signatures
 
 MODULE_NAMES = ("ReLU", "Sigmoid", "Tanh", "LeakyReLU", "ELU", "Softplus", "SiLU", "GELU", "Softsign", "Identity",
-                "Softmax", "LogSoftmax", "Linear", "Dropout", "Flatten", "MSELoss", "L1Loss", "HuberLoss", "BCEWithLogitsLoss",
-                "CrossEntropyLoss", "NLLLoss")
+                "Softmax", "LogSoftmax", "Linear", "Dropout", "Flatten", "MSELoss", "L1Loss", "HuberLoss",
+                "BCEWithLogitsLoss", "CrossEntropyLoss", "NLLLoss")
 OPTIMIZER_NAMES = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW")
 LAYERS = list(layers([m for m in MODULE_NAMES if m != "Dropout"]))
 OPTIMIZERS = list(trainings(OPTIMIZER_NAMES))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Small programs of a torch-like module, with the numbers that they give, or what they refuse: run on both libraries."""
+"""Small programs of a torch-like module, with the numbers that they give, or what they refuse; for both libraries."""
 import pytest
 
 

@@ -30,7 +30,8 @@ from pyneuro.kernels.reference import DEFINITIONS
 from pyneuro.kernels.signature import CASTABLE, HOST, KERNELS
 from pyneuro.ops import OPS
 
-pytestmark = pytest.mark.skipif(not NATIVES, reason="the extension is not built")
+if not NATIVES:
+    pytest.skip("the extension is not built", allow_module_level=True)
 
 each_backend = pytest.mark.parametrize("backend", NATIVES)
 each_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=["float32", "float64"])

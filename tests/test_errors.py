@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Bad input: a named exception that says what was given and what fits, alike on all backends; inputs stay as they were."""
+"""Bad input: a named exception that says what was given and what fits, alike on all backends; inputs stay untouched."""
 from types import SimpleNamespace
 
 import numpy as np
