@@ -615,6 +615,7 @@ activation("softplus",   "Softplus",  "ln(1 + e^(beta x)) / beta; x once beta x 
 activation("silu",       "SiLU",      "x sigmoid(x)")
 activation("gelu",       "GELU",      "x Phi(x), Phi the standard normal distribution")
 activation("gelu_tanh",  "",          "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))")
+activation("mish",       "Mish",      "x tanh(ln(1 + e^x))")
 activation("softsign",   "Softsign",  "x / (1 + |x|)")
 
 

@@ -389,6 +389,8 @@ def _logic(name: str, x: Any, y: Any) -> Any:
 
 def _host_arithmetic(name: str, x: Any, y: Any) -> Any:
     x, y = _matched(x, y)
+    if name == "remainder" and is_grad_enabled() and (x.requires_grad or y.requires_grad):
+        return x - y * _host_arithmetic("floor_divide", x, y)
     return wrap(ops.whole(name, x.array, y.array))
 
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyneuro import nn
+from pyneuro.optim.optimizers import OPTIMIZERS as OPTIMIZERS_OF
+
 DTYPES = ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
@@ -155,11 +158,10 @@ def trainings(optimizers):
 
 # ----------------------------------------------------------------------------------------------------------- signatures
 
-MODULE_NAMES = ("ReLU", "Sigmoid", "Tanh", "LeakyReLU", "ELU", "Softplus", "SiLU", "GELU", "Softsign", "Identity",
-                "Softmax", "LogSoftmax", "Linear", "Dropout", "Flatten", "MSELoss", "L1Loss", "HuberLoss",
-                "BCEWithLogitsLoss", "CrossEntropyLoss", "NLLLoss")
-OPTIMIZER_NAMES = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW")
-LAYERS = list(layers([m for m in MODULE_NAMES if m != "Dropout"]))
+NO_NUMBERS = {"Dense", "Dropout", "Module", "Parameter", "Sequential", "functional", "init"}  # not torch's, or drawn
+MODULE_NAMES = sorted(set(nn.__all__) - NO_NUMBERS)
+OPTIMIZER_NAMES = [cls.__name__ for cls in OPTIMIZERS_OF.values()]
+LAYERS = list(layers(MODULE_NAMES))
 OPTIMIZERS = list(trainings(OPTIMIZER_NAMES))
 
 

@@ -745,6 +745,21 @@ def gelu_tanh_curve(g, dy, x, dx):
     np.multiply(g * dy, s * rest * (2 * v1 + x * (v2 + v1 * v1 * (rest - s))), out=dx)
 
 
+def mish(x, y):
+    """y = x tanh(ln(1 + e^x))"""
+    np.multiply(x, np.tanh(_softplus(x)), out=y)
+
+def mish_grad(dy, x, dx):
+    """dx = dy (t + x s (1 - t^2)), t = tanh(ln(1 + e^x)), s = sigmoid(x)"""
+    t = np.tanh(_softplus(x))
+    np.multiply(dy, t + x * _sigmoid(x) * (1 - t * t), out=dx)
+
+def mish_curve(g, dy, x, dx):
+    """dx = g dy s (1 - t^2) (2 + x (1 - s - 2 t s))"""
+    t, s = np.tanh(_softplus(x)), _sigmoid(x)
+    np.multiply(g * dy, s * (1 - t * t) * (2 + x * (1 - s - 2 * t * s)), out=dx)
+
+
 def softsign(x, y):
     """y = x / (1 + |x|)"""
     np.divide(x, 1 + np.absolute(x), out=y)
