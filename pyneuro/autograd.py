@@ -116,14 +116,18 @@ class Node:
         self.needs = tuple([p is not None for p in self.parents])
         self.shapes = tuple([t.array.shape for t in inputs])
         self.dtypes = tuple([t.array.dtype for t in inputs])
-        self.kept: Any = tuple([inputs[i] if i >= 0 else (out.array, out.storage) for i in op.saves])
-        self.versions = tuple([inputs[i].storage.version if i >= 0 else out.storage.version for i in op.saves])
+        keep = op.saves
+        if op.reads is not None:  # only what a gradient that is wanted reads
+            read = {i for need, some in zip(self.needs, op.reads) if need for i in some}
+            keep = [i if i in read else None for i in keep]
+        self.kept: Any = tuple([None if i is None else inputs[i] if i >= 0 else (out.array, out.storage) for i in keep])
+        self.versions = tuple([0 if i is None else (inputs[i] if i >= 0 else out).storage.version for i in keep])
         self.fast = True
         self.hooks: Any = None
         self.retained: Any = None
 
     def saved(self, g: Any) -> tuple:
-        """The tensors that the rule reads, if nothing has overwritten them since."""
+        """The tensors that the rule reads, if nothing has overwritten them since; None for what no gradient wanted reads."""
         if self.kept is None:
             raise RuntimeError(
                 f"backward through {self.op.name} a second time: what it saved was freed after the first; "
@@ -131,6 +135,9 @@ class Node:
             )
         out = []
         for t, version in zip(self.kept, self.versions):
+            if t is None:
+                out.append(None)
+                continue
             made_here = type(t) is tuple
             if (t[1] if made_here else t.storage).version != version:
                 raise RuntimeError(
@@ -142,7 +149,8 @@ class Node:
         return tuple(out)
 
     def release(self) -> None:
-        self.kept, self.extras = None, ()
+        if self.kept or self.extras:
+            self.kept, self.extras = None, ()
 
     @property
     def next_functions(self) -> tuple:

@@ -122,17 +122,20 @@ class Op:
     forward   (*arrays, *attrs) -> an array, or a tuple of it and of arrays that only backward needs
     backward  (node, g) -> a gradient, or None, for each input
     saves     inputs that backward reads, by position; -1 is the output
+    reads     of these, what the gradient of each input reads; the others are not kept
     inputs    (rng, n) -> (arrays, attrs): samples of about n elements away from kinks, for tests and benches
     work      (*arrays) -> of the forward of a matrix or dense row its floating-point operations, of others the elements
               that it reads
     """
-    __slots__ = ("name", "formula", "forward", "backward", "saves", "inputs", "kind", "view", "sums", "work", "params", "module")
+    __slots__ = ("name", "formula", "forward", "backward", "saves", "inputs", "kind", "view", "sums", "work", "params", "module",
+                 "reads")
 
     def __init__(self, name: str, formula: str, forward: Callable, backward: Callable, inputs: Callable, *,
                  saves: tuple[int, ...] = (), kind: str = "op", view: bool = False, sums: Callable | None = None,
-                 work: Callable | None = None, params: tuple[tuple[str, float], ...] = (), module: str = "") -> None:
+                 work: Callable | None = None, params: tuple[tuple[str, float], ...] = (), module: str = "",
+                 reads: tuple[tuple[int, ...], ...] | None = None) -> None:
         self.name, self.formula, self.forward, self.backward, self.inputs = name, formula, forward, backward, inputs
-        self.saves, self.kind, self.view, self.params, self.module = saves, kind, view, params, module
+        self.saves, self.kind, self.view, self.params, self.module, self.reads = saves, kind, view, params, module, reads
         self.sums = sums or (lambda *arrays: 1)         # terms in the longest sum: tolerances grow with it
         self.work = work or (lambda *arrays: sum(np.size(a) for a in arrays))
         OPS[name] = self
@@ -178,7 +181,7 @@ def unary(name: str, formula: str, rule: Callable, saves: tuple[int, ...] = (), 
 
 
 def binary(name: str, formula: str, rules: tuple[Callable, Callable], saves: tuple[int, ...] = (), low: float = -3.0,
-           apart: bool = False) -> None:
+           apart: bool = False, reads: tuple[tuple[int, ...], ...] | None = None) -> None:
     def forward(x: Array, y: Array) -> Array:
         z = empty(x.shape if x.shape == y.shape else broadcast_shape(x.shape, y.shape), x.dtype)
         run(name, (x, y, z))
@@ -193,7 +196,7 @@ def binary(name: str, formula: str, rules: tuple[Callable, Callable], saves: tup
         x, y = table(rng, n, low=low), table(rng, n, low=low)[:1]
         return ((np.where(abs(x - y) < 0.05, x + 0.2, x) if apart else x, y), ())
 
-    Op(name, formula, forward, backward, inputs, saves=saves, kind="elementwise")
+    Op(name, formula, forward, backward, inputs, saves=saves, kind="elementwise", reads=reads)
 
 
 unary("neg",  "-x",      lambda g: -g)
@@ -205,10 +208,10 @@ unary("sign", "x / |x|, 0 at 0", lambda g: g * 0, away=(0,))
 
 binary("add", "x + y", (lambda g: g, lambda g: g))
 binary("sub", "x - y", (lambda g: g, lambda g: -g))
-binary("mul", "x y",   (lambda g, x, y: g * y, lambda g, x, y: g * x), saves=(0, 1))
-binary("div", "x / y", (lambda g, x, y: g / y, lambda g, x, y: -g * (x / y) / y), saves=(0, 1), low=0.5)
+binary("mul", "x y",   (lambda g, x, y: g * y, lambda g, x, y: g * x), saves=(0, 1), reads=((1,), (0,)))
+binary("div", "x / y", (lambda g, x, y: g / y, lambda g, x, y: -g * (x / y) / y), saves=(0, 1), reads=((1,), (0, 1)), low=0.5)
 binary("pow", "x^y",   (lambda g, x, y, z: g * (y * x.pow(y - 1)).masked_fill(y == 0, 0.0),
-                        lambda g, x, y, z: g * (z * x.masked_fill(x == 0, 1.0).log())), saves=(0, 1, -1), low=0.2)
+                        lambda g, x, y, z: g * (z * x.masked_fill(x == 0, 1.0).log())), saves=(0, 1, -1), reads=((0, 1), (0, -1)), low=0.2)
 
 
 def _share(pick: str) -> tuple[Callable, Callable]:
@@ -508,9 +511,9 @@ def _bmm_inputs(rng: Any, n: int) -> tuple:
     return (rng.normal(size=(3, m, k)), rng.normal(size=(3, k, q))), ()
 
 
-Op("matmul", "a b", _matmul, _matmul_grad, _matmul_inputs, saves=(0, 1), kind="matrix", sums=lambda a, b: a.shape[-1],
+Op("matmul", "a b", _matmul, _matmul_grad, _matmul_inputs, saves=(0, 1), reads=((1,), (0,)), kind="matrix", sums=lambda a, b: a.shape[-1],
    work=lambda a, b: 2 * a.size * b.shape[-1])
-Op("bmm", "a[z] b[z]", _bmm, _matmul_grad, _bmm_inputs, saves=(0, 1), kind="matrix", sums=lambda a, b: a.shape[-1],
+Op("bmm", "a[z] b[z]", _bmm, _matmul_grad, _bmm_inputs, saves=(0, 1), reads=((1,), (0,)), kind="matrix", sums=lambda a, b: a.shape[-1],
    work=lambda a, b: 2 * a.size * b.shape[-1])
 
 
@@ -563,15 +566,14 @@ def activation(name: str, module: str, formula: str, away: tuple[float, ...] = (
         return y, z
 
     def dense_backward(node: Any, g: Any) -> tuple:
-        x, w, b, y = node.saved(g)
-        if not node.fast:                                        # the same in ops that have derivatives of their own
-            z = x @ w.mT + b
-            g = g._op(f"{name}_grad", z if reads_x else z._op(name, attrs=node.attrs), attrs=node.attrs)
+        x, w, *rest = node.saved(g)
+        if name != "identity":
+            s = rest[0] if not reads_x else g._wrap(node.extras[0]) if node.fast else x @ w.mT + rest[0]
+            g = g._op(f"{name}_grad", s, attrs=node.attrs)
+        if not node.fast:                                        # in ops that have derivatives of their own
             rows = math.prod(x.shape[:-1])
             flat, x2 = g.reshape((rows, w.shape[0])), x.reshape((rows, w.shape[1]))
             return g @ w, flat.mT @ x2, flat.sum((0,))
-        if name != "identity":
-            g = g._wrap(grad(g.array, node.extras[0] if reads_x else y.array, *node.attrs))
         dx = g @ w if node.needs[0] else None
         if not node.needs[1] and not node.needs[2]:
             return dx, None, None
@@ -590,8 +592,8 @@ def activation(name: str, module: str, formula: str, away: tuple[float, ...] = (
        lambda rng, n: ((spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), saves=(0, 1), kind="grad", params=params)
     Op(f"{name}_curve", f"g dy times the second derivative of {name}", curve, _no_third_derivative,
        lambda rng, n: ((spread(rng, n), spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), kind="curve", params=params)
-    Op(f"dense_{name}", f"{name}(x w^T + b)", dense, dense_backward, dense_inputs, saves=(0, 1, 2, -1), kind="dense",
-       params=params, sums=lambda x, w, *_: x.shape[-1] + len(x), work=lambda x, w, *_: 2 * x.size * len(w))
+    Op(f"dense_{name}", f"{name}(x w^T + b)", dense, dense_backward, dense_inputs, kind="dense", params=params,
+       saves=(0, 1) if name == "identity" else (0, 1, 2) if reads_x else (0, 1, -1), sums=lambda x, w, *_: x.shape[-1] + len(x), work=lambda x, w, *_: 2 * x.size * len(w))
 
 
 def _no_third_derivative(node: Any, g: Any) -> tuple:

@@ -141,6 +141,8 @@ def _array_of(data: Any, dtype: Any, name: str = "data") -> np.ndarray:
             array = array.astype(_Defaults.dtype)
         if array.size == 0 and dtype is None and array.dtype == np.float64:
             array = array.astype(_Defaults.dtype)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if dtype is not None:
         wanted = as_dtype(dtype)
         if array.dtype.kind not in "fiub":
@@ -150,7 +152,7 @@ def _array_of(data: Any, dtype: Any, name: str = "data") -> np.ndarray:
         raise DtypeError(
             f"{name} of {array.dtype} cannot become a tensor; convert it to one of {', '.join(map(str, DTYPES))}"
         )
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return array
 
 
 def _unwrapped(data: Any) -> Any:
@@ -307,8 +309,8 @@ def _constant(value: Any, dtype: np.dtype) -> Any:
     t = _constants.get(key)
     if t is None or (value == 0 and math.copysign(1, value) < 0):
         try:
-            t = wrap(np.array(value, dtype))
-        except OverflowError:
+            t = wrap(np.array(value).astype(dtype))  # whole numbers wrap around, as in C
+        except (OverflowError, TypeError):
             raise DtypeError(f"{value} does not fit {dtype}") from None
         t.array.flags.writeable = False
         if len(_constants) < 512 and not (value == 0 and math.copysign(1, value) < 0):
@@ -344,7 +346,7 @@ def result_type(*operands: Any) -> np.dtype:
 
 def _matched(x: Any, y: Any, floating: bool = False) -> tuple:
     """Two operands as tensors of their common dtype; the first may be a number too."""
-    if type(y) is float or type(y) is int:
+    if (type(y) is float or type(y) is int) and isinstance(x, _TENSOR):
         if x.array.dtype in _FLOATS:
             return x, _constant(y, x.array.dtype)
     elif isinstance(x, _TENSOR) and isinstance(y, _TENSOR) and x.array.dtype is y.array.dtype and not floating:
@@ -366,6 +368,8 @@ def _arithmetic(name: str, x: Any, y: Any) -> Any:
 
 
 def _comparison(name: str, x: Any, y: Any) -> Any:
+    if type(y) is int and x.array.dtype.kind in "ui":
+        x = x.to(_INT64)  # the number may not fit the smaller types, and must not wrap around
     x, y = _matched(x, y)
     return wrap(ops.compare(name, x.array, y.array))
 
@@ -389,6 +393,8 @@ def _logic(name: str, x: Any, y: Any) -> Any:
 
 def _host_arithmetic(name: str, x: Any, y: Any) -> Any:
     x, y = _matched(x, y)
+    if x.dtype not in _FLOATS and not np.all(y.array):
+        raise RuntimeError(f"ZeroDivisionError: {name} of integers by 0")
     if name == "remainder" and is_grad_enabled() and (x.requires_grad or y.requires_grad):
         return x - y * _host_arithmetic("floor_divide", x, y)
     return wrap(ops.whole(name, x.array, y.array))
@@ -441,8 +447,12 @@ class Tensor(TensorBase):
         def __abs__(self) -> Any: ...
         def __getattr__(self, name: str) -> Any: ...  # exp, relu, float, ...: the loops below attach them
 
-    def __init__(self, data: Any = (), dtype: Any = None) -> None:
-        self.array = np.array(_array_of(data, dtype), order="C", copy=True)
+    def __init__(self, *args: Any) -> None:
+        """Tensor(data) of the default dtype, or Tensor(2, 3) uninitialised: as in torch, where tensor() is the better word."""
+        if len(args) == 1 and not isinstance(args[0], int):
+            self.array = np.array(_array_of(args[0], _Defaults.dtype), order="C", copy=True)
+        else:
+            self.array = ops.empty(_shape(args) if args else (0,), _Defaults.dtype)
         self.storage = Storage()
 
     # What it is
@@ -697,9 +707,9 @@ class Tensor(TensorBase):
         """A view whose base has been written in place since hangs on the base's new node."""
         if self._base is not None and self._seen != self.storage.rewrites:
             self._seen = self.storage.rewrites
+            self.node, self.needs_grad = None, False
             if self._base.needs_grad:
-                self.node = Node(OPS["take_at"], (self._base,), (self._positions(),), self)
-                self.needs_grad = True
+                self.node, self.needs_grad = Node(OPS["take_at"], (self._base,), (self._positions(),), self), True
 
     def _positions(self) -> np.ndarray:
         """Where the elements of this view lie in its base."""
@@ -985,14 +995,18 @@ class Tensor(TensorBase):
         sizes = (
             list(split_size)
             if isinstance(split_size, (list, tuple))
-            else [min(split_size, n - i) for i in range(0, n, split_size)]
+            else [min(split_size, n - i) for i in range(0, max(n, 1), max(split_size, 1))]
         )
+        if any(size < 0 for size in sizes) or (split_size == 0 and n):
+            raise ShapeError(f"split takes sizes that are not negative, and not 0 for all; got {split_size}")
         if sum(sizes) != n:
             raise ShapeError(f"split sizes {sizes} do not add up to the {n} of dim {d}")
         ends = np.cumsum(sizes).tolist()
         return tuple(self[(slice(None),) * d + (slice(end - size, end),)] for size, end in zip(sizes, ends))
 
     def chunk(self, chunks: int, dim: int = 0) -> tuple:
+        if chunks < 1:
+            raise ValueError(f"chunk takes at least 1 chunk, got {chunks}")
         return self.split(max(1, -(-self.shape[_one_dim(self.shape, dim)] // chunks)), dim)
 
     def unbind(self, dim: int = 0) -> tuple:
@@ -1051,6 +1065,8 @@ class Tensor(TensorBase):
     def pow(self, exponent: Any) -> Any:
         if type(exponent) in (float, int) and exponent == 2 and self.array.dtype in _FLOATS:
             return apply(OPS["mul"], (self, self))
+        if type(exponent) is int and exponent < 0 and self.array.dtype not in _FLOATS:
+            raise DtypeError(f"{self.dtype} to the power {exponent} is not a whole number; convert with .float()")
         return _arithmetic("pow", self, exponent)
 
     def square(self) -> Any:
@@ -1154,7 +1170,9 @@ class Tensor(TensorBase):
     def norm(self, p: float = 2, dim: Any = None, keepdim: bool = False) -> Any:
         """(sum |x|^p)^(1/p) over dim; p = 0 counts what is not zero, inf and -inf are the largest and the smallest |x|."""
         if p == 2:
-            return (self * self).sum(dim, keepdim).sqrt()
+            square = (self * self).sum(dim, keepdim)
+            zero = square == 0  # whose root has no slope; 0 stands for it, as in torch
+            return square.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
         if math.isinf(p):
             return self.abs().amax(dim, keepdim) if p > 0 else self.abs().amin(dim, keepdim)
         if p == 0:
@@ -1191,8 +1209,6 @@ class Tensor(TensorBase):
 
     def matmul(self, other: Any) -> Any:
         return matmul(self, other)
-
-    mm = bmm = mv = dot = matmul
 
     # Operators
 
@@ -1450,6 +1466,30 @@ def _method(op: Any) -> Callable:
     return method
 
 
+def _product(name: str, first: int, second: int) -> Callable:
+    """matmul that takes operands of these ranks and no others."""
+
+    def method(self: Any, other: Any) -> Any:
+        if self.ndim != first or other.ndim != second or (name == "bmm" and len(self) != len(other)):
+            raise ShapeError(f"{name} takes tensors of {first} and {second} axes" + (" and one batch" if first == 3 else "") +
+                             f", given {list(self.shape)} and {list(other.shape)}")
+        return matmul(self, other)
+
+    method.__name__ = name
+    return method
+
+
+def _in_place(operator: str) -> Callable:
+    """x **= y and its like, by way of the operator that is not in place."""
+
+    def method(self: Any, other: Any) -> Any:
+        self._check_writable()
+        y = getattr(self._before(*([other] if isinstance(other, _TENSOR) else [])), operator)(other)
+        return y if y is NotImplemented else self._overwrite(y)
+
+    return method
+
+
 for _op in OPS.values():
     if _op.kind == "activation" or _op.name in ("neg", "abs", "sign", "exp", "log", "sqrt"):
         setattr(Tensor, _op.name, _method(_op))
@@ -1462,6 +1502,10 @@ for _name, _dtype in {
     "bool": np.bool_,
 }.items():
     setattr(Tensor, _name, lambda self, _dtype=_dtype: self.to(_dtype))
+for _name, _ranks in {"mm": (2, 2), "bmm": (3, 3), "mv": (2, 1), "dot": (1, 1)}.items():
+    setattr(Tensor, _name, _product(_name, *_ranks))
+for _name in ("pow", "floordiv", "mod", "and", "or", "xor"):
+    setattr(Tensor, f"__i{_name}__", _in_place(f"__{_name}__"))
 for _name in ("neg", "abs"):
     setattr(Tensor, f"__{_name}__", getattr(Tensor, _name))
 

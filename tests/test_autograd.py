@@ -574,3 +574,47 @@ def test_backward_may_run_in_another_thread():
     y = (x * 2).sum()
     in_thread(y.backward)
     assert x.grad.tolist() == [2.0] * 3
+
+
+# Found by running programs at random against torch: what a rule does not read may be overwritten.
+
+@gives(4.0, [2.0, 2.0])
+def output_of_a_linear_layer_overwritten(t):
+    x = t.tensor([1.0, 2.0], requires_grad=True)
+    y = t.nn.functional.linear(x, t.ones(1, 2), t.ones(1))
+    y += 0.0
+    y *= 2.0
+    z = t.nn.functional.relu(y, inplace=True)
+    z.sum().backward()
+    return z.sum() / 2, x.grad
+
+
+@gives([2.0, 2.0], [0.0, 1.0])
+def operand_of_a_product_with_a_number_overwritten(t):
+    x = t.tensor([1.0, 2.0], requires_grad=True)
+    y = x * 2
+    with t.no_grad():
+        x -= 1
+    y.sum().backward()
+    return x.grad, x.detach()
+
+
+@gives([[0.0, 0.0, 0.0]], [0.0, 0.0])
+def view_of_a_tensor_overwritten_with_a_constant(t):
+    x = t.ones(3, requires_grad=True)
+    y = x * 1.0
+    v = y[:2]
+    y.copy_(t.zeros(3))
+    w = t.ones(2, requires_grad=True)
+    (v * w).sum().backward()
+    return [[0.0, 0.0, 0.0] if x.grad is None else x.grad.tolist()][0:1], w.grad
+
+
+@gives([0.0, 1.0, 4.0, 9.0], [0.0, 0.0, 4.0, 9.0])
+def augmented_operators_write_through_views(t):
+    x = t.arange(4.0)
+    v = x[1:]
+    v **= 2
+    before = x.clone()
+    x[:2] //= 3
+    return before, x

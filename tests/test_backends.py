@@ -429,7 +429,9 @@ def test_a_matmul_row_has_the_same_bits_in_any_batch(dtype, backend, n, k):
     a, b = rng.normal(size=(97, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
     whole_batch = product(backend, a, b)
     for rows in (1, 2, 3, 5, 8, 13, 31, 64):
-        assert np.array_equal(product(backend, a[11:11 + rows], b), whole_batch[11:11 + rows]), f"{rows} rows"
+        for layout in ("contiguous", "transposed"):
+            few = product(backend, a[11:11 + rows], laid_out(b, layout))
+            assert np.array_equal(few, whole_batch[11:11 + rows]), f"{rows} rows, {layout}"
     for columns in (1, 3, 6):
         assert np.array_equal(product(backend, a, b[:, :columns]), whole_batch[:, :columns]), f"{columns} columns"
     for layout in ("transposed", "strided", "reversed"):

@@ -292,7 +292,7 @@ def test_pickles_and_copies(kind):
     p = pn.nn.Parameter(pn.ones(2))
     p.grad = pn.ones(2)
     twin = copy.deepcopy(p)
-    assert type(twin) is pn.nn.Parameter and twin.requires_grad and twin.grad.tolist() == [1, 1]
+    assert type(twin) is pn.nn.Parameter and twin.requires_grad and twin.grad is None          # as torch
     assert not np.shares_memory(twin.detach().numpy(), p.detach().numpy())
     assert pickle.loads(pickle.dumps(p)).requires_grad
     shared = [t, t]

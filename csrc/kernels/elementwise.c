@@ -19,7 +19,7 @@ MAP(sign,    1, vsign(x))
 MAP(exp,     1, vexp(x))
 MAP(log,     1, vlog(x))
 MAP(sqrt,    1, vsqrt(x))
-MAP(clamp,   1, vclamp(x, a, b))
+MAP(clamp,   1, vmin(vmax(x, a), b))
 MAP_INTO(0, accumulate, 2, x + y)
 
 /* Comparisons write a byte for each lane, so the loop is their own; NaN is unequal to everything. */

@@ -19,7 +19,7 @@ from .wrap import Checked, Traced
 
 try:
     from ._native import Native, TensorBase, build_info, empty, isas
-except ImportError:  # built without a C compiler
+except ModuleNotFoundError:  # built without a C compiler
     from ._fallback import Native, TensorBase, build_info, empty, isas  # type: ignore[assignment]
 
 __all__ = [

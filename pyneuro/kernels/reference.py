@@ -50,8 +50,11 @@ def div(x, y, z):
     np.divide(x, y, out=z)
 
 def pow(x, y, z):
-    """z = x^y"""
-    np.power(x, y, out=z)
+    """z = x^y; for whole numbers a negative power is cut off to 1, -1 or 0."""
+    if z.dtype.kind == "i" and np.any(y < 0):
+        np.copyto(z, np.where((y >= 0) | (np.absolute(x) == 1), np.power(x, np.absolute(y)), 0))
+    else:
+        np.power(x, y, out=z)
 
 def floor_divide(x, y, z):
     """z = floor(x / y)"""

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import random
 from ..kernels import DtypeError, ShapeError
-from ..ops import OPS, Op, broadcast_shape
+from ..ops import OPS, Op, broadcast_shape, promote_types
 from ..tensor import Tensor, apply, as_tensor, matmul, wrap
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -35,6 +35,8 @@ def dense(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation:
     op = OPS.get(f"dense_{activation}")
     if op is None:
         raise ValueError(f"{activation!r} is not an activation; choose from {', '.join(activation_names())}")
+    if not isinstance(input, Tensor):
+        raise TypeError(f"dense takes a tensor, got {type(input).__name__}; pn.from_numpy or pn.tensor make one")
     if input.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
         raise DtypeError(
             f"dense takes input, weight and bias of one dtype, given {input.dtype} and {weight.dtype}"
@@ -147,7 +149,7 @@ def _pairs(name: str, input: Tensor, target: Tensor, reduction: str, weight: Ten
         )
         input, target = input.expand(shape), target.expand(shape)
     if input.dtype != target.dtype:
-        dtype = np.promote_types(input.dtype, target.dtype) if target.is_floating_point() else input.dtype
+        dtype = promote_types(input.dtype, target.dtype)
         input, target = input.to(dtype), target.to(dtype)
     losses = input._float(name)._op(name, target, attrs=attrs)
     if weight is None:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ..kernels import ShapeError
+from ..kernels import DtypeError, ShapeError
 from ..tensor import Tensor, _Handle, as_dtype, as_tensor, zeros
 
 
@@ -22,6 +22,11 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
         pass
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        copied = super().__deepcopy__(memo)
+        copied._grad = None
+        return copied
 
     def __repr__(self) -> str:
         return "Parameter containing:\n" + super().__repr__()
@@ -71,16 +76,18 @@ class Module:
             super().__setattr__(name, value)
             return
         if isinstance(value, Parameter):
-            self._forget(name)
+            self._forget(name, but=self._parameters)
             self._parameters[name] = value
         elif isinstance(value, Module):
-            self._forget(name)
+            self._forget(name, but=self._modules)
             self._modules[name] = value
         elif name in self._parameters:
             if value is not None:
                 raise TypeError(f"{name!r} is a parameter; set it to a Parameter or None, not {type(value).__name__}")
             self._parameters[name] = None
-        elif name in self._modules and value is None:
+        elif name in self._modules:
+            if value is not None:
+                raise TypeError(f"{name!r} is a submodule; set it to a Module or None, not {type(value).__name__}")
             self._modules[name] = None
         elif name in self._buffers:
             if value is not None and not isinstance(value, Tensor):
@@ -89,9 +96,11 @@ class Module:
         else:
             super().__setattr__(name, value)
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, name: str, but: dict[str, Any]) -> None:
+        """Drop name from all tables but the one that keeps it, and its place there."""
         for table in (self.__dict__, self._parameters, self._buffers, self._modules):
-            table.pop(name, None)
+            if table is not but:
+                table.pop(name, None)
 
     def __getattr__(self, name: str) -> Any:
         for table in ("_parameters", "_buffers", "_modules"):
@@ -288,6 +297,8 @@ class Module:
         asked = dtype is not None or any(
             not isinstance(a, (str, type(probe.device))) or a in ("float32", "float64") for a in args
         )
+        if asked and not probe.is_floating_point():
+            raise DtypeError(f"modules hold float32 or float64 parameters, not {probe.dtype}")
         if asked:
             for module in self.modules():
                 for table in (module._parameters, module._buffers):
