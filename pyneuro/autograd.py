@@ -133,7 +133,7 @@ class Node:
                 f"backward through {self.op.name} a second time: what it saved was freed after the first; "
                 "call backward(retain_graph=True) the first time"
             )
-        out = []
+        out: list[Any] = []
         for t, version in zip(self.kept, self.versions):
             if t is None:
                 out.append(None)

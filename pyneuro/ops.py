@@ -211,7 +211,8 @@ binary("sub", "x - y", (lambda g: g, lambda g: -g))
 binary("mul", "x y",   (lambda g, x, y: g * y, lambda g, x, y: g * x), saves=(0, 1), reads=((1,), (0,)))
 binary("div", "x / y", (lambda g, x, y: g / y, lambda g, x, y: -g * (x / y) / y), saves=(0, 1), reads=((1,), (0, 1)), low=0.5)
 binary("pow", "x^y",   (lambda g, x, y, z: g * (y * x.pow(y - 1)).masked_fill(y == 0, 0.0),
-                        lambda g, x, y, z: g * (z * x.masked_fill(x == 0, 1.0).log())), saves=(0, 1, -1), reads=((0, 1), (0, -1)), low=0.2)
+                        lambda g, x, y, z: g * (z * x.masked_fill(x == 0, 1.0).log())),
+       saves=(0, 1, -1), reads=((0, 1), (0, -1)), low=0.2)
 
 
 def _share(pick: str) -> tuple[Callable, Callable]:
@@ -511,10 +512,10 @@ def _bmm_inputs(rng: Any, n: int) -> tuple:
     return (rng.normal(size=(3, m, k)), rng.normal(size=(3, k, q))), ()
 
 
-Op("matmul", "a b", _matmul, _matmul_grad, _matmul_inputs, saves=(0, 1), reads=((1,), (0,)), kind="matrix", sums=lambda a, b: a.shape[-1],
-   work=lambda a, b: 2 * a.size * b.shape[-1])
-Op("bmm", "a[z] b[z]", _bmm, _matmul_grad, _bmm_inputs, saves=(0, 1), reads=((1,), (0,)), kind="matrix", sums=lambda a, b: a.shape[-1],
-   work=lambda a, b: 2 * a.size * b.shape[-1])
+Op("matmul", "a b", _matmul, _matmul_grad, _matmul_inputs, saves=(0, 1), reads=((1,), (0,)), kind="matrix",
+   sums=lambda a, b: a.shape[-1], work=lambda a, b: 2 * a.size * b.shape[-1])
+Op("bmm", "a[z] b[z]", _bmm, _matmul_grad, _bmm_inputs, saves=(0, 1), reads=((1,), (0,)), kind="matrix",
+   sums=lambda a, b: a.shape[-1], work=lambda a, b: 2 * a.size * b.shape[-1])
 
 
 # Activations: a row here, a row in activations.def, its functions in reference.py. `away`: kinks. Parameters and what
@@ -593,7 +594,8 @@ def activation(name: str, module: str, formula: str, away: tuple[float, ...] = (
     Op(f"{name}_curve", f"g dy times the second derivative of {name}", curve, _no_third_derivative,
        lambda rng, n: ((spread(rng, n), spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), kind="curve", params=params)
     Op(f"dense_{name}", f"{name}(x w^T + b)", dense, dense_backward, dense_inputs, kind="dense", params=params,
-       saves=(0, 1) if name == "identity" else (0, 1, 2) if reads_x else (0, 1, -1), sums=lambda x, w, *_: x.shape[-1] + len(x), work=lambda x, w, *_: 2 * x.size * len(w))
+       saves=(0, 1) if name == "identity" else (0, 1, 2) if reads_x else (0, 1, -1),
+       sums=lambda x, w, *_: x.shape[-1] + len(x), work=lambda x, w, *_: 2 * x.size * len(w))
 
 
 def _no_third_derivative(node: Any, g: Any) -> tuple:
