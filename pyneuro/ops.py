@@ -169,15 +169,22 @@ def table(rng: Any, n: int, **limits: Any) -> Array:
 
 # Elementwise. A rule for each input, of (g, saved...).
 
+def mapped(kernel: str) -> Callable:
+    """An elementwise kernel as a forward: (*arrays of one shape, *attrs) -> array."""
+    count = sum(slot.read for slot in KERNELS[kernel].slots)
+
+    def forward(*operands: Any) -> Array:
+        z = empty(operands[0].shape, operands[0].dtype)
+        run(kernel, (*operands[:count], z), operands[count:])
+        return z
+
+    return forward
+
+
 def unary(name: str, formula: str, rule: Callable, saves: tuple[int, ...] = (), away: tuple[float, ...] = (),
           low: float = -3.0, kind: str = "elementwise") -> None:
-    def forward(x: Array) -> Array:
-        y = empty(x.shape, x.dtype)
-        run(name, (x, y))
-        return y
-
-    Op(name, formula, forward, lambda node, g: (rule(g, *node.saved(g)),), lambda rng, n: ((spread(rng, n, low, away=away),), ()),
-       saves=saves, kind=kind)
+    Op(name, formula, mapped(name), lambda node, g: (rule(g, *node.saved(g)),),
+       lambda rng, n: ((spread(rng, n, low, away=away),), ()), saves=saves, kind=kind)
 
 
 def binary(name: str, formula: str, rules: tuple[Callable, Callable], saves: tuple[int, ...] = (), low: float = -3.0,
@@ -532,21 +539,6 @@ def activation(name: str, module: str, formula: str, away: tuple[float, ...] = (
     params = _params(name)
     defaults = tuple(v for _, v in params)
 
-    def forward(x: Array, *attrs: float) -> Array:
-        y = empty(x.shape, x.dtype)
-        run(name, (x, y), attrs)
-        return y
-
-    def grad(dy: Array, s: Array, *attrs: float) -> Array:
-        dx = empty(dy.shape, dy.dtype)
-        run(f"{name}_grad", (dy, s, dx), attrs)
-        return dx
-
-    def curve(g: Array, dy: Array, s: Array, *attrs: float) -> Array:
-        ds = empty(g.shape, g.dtype)
-        run(f"{name}_curve", (g, dy, s, ds), attrs)
-        return ds
-
     def grad_backward(node: Any, g: Any) -> tuple:
         dy, s = node.saved(g)
         return (g._op(f"{name}_grad", s, attrs=node.attrs) if node.needs[0] else None,
@@ -586,12 +578,12 @@ def activation(name: str, module: str, formula: str, away: tuple[float, ...] = (
         x, w = rng.uniform(-1, 1, (m, k)), rng.uniform(-1, 1, (q, k)) / k ** 0.5
         return (x, w, np.where(np.arange(q) % 2, 3.0, -3.0) if away else rng.normal(size=q)), defaults
 
-    Op(name, formula, forward, lambda node, g: (g._op(f"{name}_grad", *node.saved(g), attrs=node.attrs),),
+    Op(name, formula, mapped(name), lambda node, g: (g._op(f"{name}_grad", *node.saved(g), attrs=node.attrs),),
        lambda rng, n: ((spread(rng, n, -4, 4, away),), defaults), saves=(0 if reads_x else -1,), kind="activation",
        params=params, module=module)
-    Op(f"{name}_grad", f"dy times the derivative of {name}", grad, grad_backward,
+    Op(f"{name}_grad", f"dy times the derivative of {name}", mapped(f"{name}_grad"), grad_backward,
        lambda rng, n: ((spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), saves=(0, 1), kind="grad", params=params)
-    Op(f"{name}_curve", f"g dy times the second derivative of {name}", curve, _no_third_derivative,
+    Op(f"{name}_curve", f"g dy times the second derivative of {name}", mapped(f"{name}_curve"), _no_third_derivative,
        lambda rng, n: ((spread(rng, n), spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), kind="curve", params=params)
     Op(f"dense_{name}", f"{name}(x w^T + b)", dense, dense_backward, dense_inputs, kind="dense", params=params,
        saves=(0, 1) if name == "identity" else (0, 1, 2) if reads_x else (0, 1, -1),
@@ -714,16 +706,6 @@ def pair_loss(name: str, formula: str, second: Callable, target: Callable,
     params = _params(name)
     defaults = tuple(v for _, v in params)
 
-    def forward(x: Array, t: Array, *attrs: float) -> Array:
-        loss = empty(x.shape, x.dtype)
-        run(name, (x, t, loss), attrs)
-        return loss
-
-    def grad(dl: Array, x: Array, t: Array, *attrs: float) -> Array:
-        dx = empty(x.shape, x.dtype)
-        run(f"{name}_grad", (dl, x, t, dx), attrs)
-        return dx
-
     def backward(node: Any, g: Any) -> tuple:
         x, t = node.saved(g)
         return (g._op(f"{name}_grad", x, t, attrs=node.attrs) if node.needs[0] else None,
@@ -739,8 +721,8 @@ def pair_loss(name: str, formula: str, second: Callable, target: Callable,
         t = rng.uniform(0.05, 0.95, n)
         return (t + spread(rng, n, away=away), t), defaults
 
-    Op(name, formula, forward, backward, inputs, saves=(0, 1), kind="pair_loss", params=params)
-    Op(f"{name}_grad", f"dl times the derivative of {name}", grad, grad_backward,
+    Op(name, formula, mapped(name), backward, inputs, saves=(0, 1), kind="pair_loss", params=params)
+    Op(f"{name}_grad", f"dl times the derivative of {name}", mapped(f"{name}_grad"), grad_backward,
        lambda rng, n: ((spread(rng, n), *inputs(rng, n)[0]), defaults), saves=(0, 1, 2), kind="grad", params=params)
 
 
