@@ -4,5 +4,5 @@
 
 cdef class TensorBase:
     cdef public object array, storage, node, _grad, _hooks
-    cdef public bint needs_grad, _retains
+    cdef public bint needs_grad
     cdef object __weakref__

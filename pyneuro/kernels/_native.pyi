@@ -20,6 +20,5 @@ class TensorBase:
     node: Any
     needs_grad: bool
     _grad: Any
-    _retains: bool
     _hooks: Any
     def __buffer__(self, flags: int, /) -> memoryview: ...

@@ -98,15 +98,8 @@ def sqrt(x, y):
 
 def clamp(x, y, low, high):
     """y = min(max(x, low), high); NaN stays."""
-    np.maximum(x, _bound(low, x.dtype), out=y)
-    np.minimum(y, _bound(high, y.dtype), out=y)
-
-def _bound(value, dtype):
-    """The nearest to value that an integer type holds; a float as it is."""
-    if dtype.kind not in "iu":
-        return value
-    ends = np.iinfo(dtype)
-    return ends.min if value <= ends.min else ends.max if value >= ends.max else int(value)
+    np.maximum(x, low, out=y)
+    np.minimum(y, high, out=y)
 
 def where(mask, x, y, z):
     """z = x where mask, else y."""

@@ -26,7 +26,6 @@ class DeviceError(ValueError, RuntimeError):
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 SLOT_DTYPE = {"i": np.dtype(np.int64), "b": np.dtype(bool), "u": np.dtype(np.uint64), "d": np.dtype(np.float64)}
 CASTABLE = (*FLOATS, np.dtype(np.int64), np.dtype(bool))       # what a slot of type /t may hold
-MAX_RANK = 8
 
 
 class Slot(NamedTuple):
