@@ -83,7 +83,12 @@ class BuildExt(build_ext):
         import numpy
         ext.include_dirs.append(numpy.get_include())
 
+        newest = max(os.stat(f).st_mtime for f in [*CSRC, __file__])
+
         def compile(folder, sources, flags, macros=()):
+            made = self.compiler.object_filenames(sources, output_dir=os.path.join(self.build_temp, folder))
+            if not self.force and all(os.path.exists(f) and os.stat(f).st_mtime > newest for f in made):
+                return made                                   # only the binding has changed
             return self.compiler.compile(sources, output_dir=os.path.join(self.build_temp, folder), macros=list(macros),
                                          extra_postargs=CFLAGS + flags)
 

@@ -1,10 +1,21 @@
-# The fields of a node in C; autograd.py is the code, and runs without this as well.
-cdef class Storage:
-    cdef public Py_ssize_t version, rewrites
+# Types for the hot paths of autograd.py, which is the code, and runs without this as well.
+cimport cython
+from pyneuro.kernels._native cimport TensorBase as Fields
 
 cdef class Node:
-    cdef public object op, attrs, extras, kept, hooks, retained
-    cdef public tuple parents, needs, shapes, dtypes, versions
+    cdef public object op, attrs, extras, kept, hooks, retained, dtype
+    cdef public tuple parents, needs, shapes, versions
     cdef public long long serial
     cdef public bint fast
     cdef object __weakref__
+
+cpdef bint is_grad_enabled()
+
+@cython.locals(t=Fields)
+cpdef _edge(t)
+
+@cython.locals(t=Fields, node=Node, parents=list, needs=list, shapes=list)
+cpdef record(op, tuple inputs, tuple attrs, out, tuple extras=*)
+
+@cython.locals(t=Fields, i=cython.int, kept=list, versions=list)
+cpdef _keep(Node node, op, tuple inputs, out)

@@ -13,7 +13,7 @@ from typing import Any
 
 from .kernels import ShapeError
 
-__all__ = ["Node", "backward", "enable_grad", "grad", "is_grad_enabled", "no_grad", "set_grad_enabled"]
+__all__ = ["Node", "backward", "enable_grad", "grad", "is_grad_enabled", "no_grad", "record", "set_grad_enabled"]
 
 
 _recording: ContextVar[bool] = ContextVar("pyneuro.grad", default=True)
@@ -74,17 +74,13 @@ class enable_grad(_Switch):
     mode = True
 
 
-class Storage:
-    """What tensors that share memory share: how often it was written, and how often in-place ops rewrote its graph."""
-
-    __slots__ = ("version", "rewrites")
-
-    def __init__(self) -> None:
-        self.version = 0
-        self.rewrites = 0
-
-
-_serial = 0
+def _edge(t: Any) -> Any:
+    """What a gradient of t flows into: the node that made it, the leaf itself, or nothing."""
+    if t.storage.rewrites:
+        t._refresh()
+    if t.node is not None:
+        return t.node
+    return t if t.needs_grad else None
 
 
 class Node:
@@ -95,7 +91,7 @@ class Node:
         "parents",
         "needs",
         "shapes",
-        "dtypes",
+        "dtype",
         "attrs",
         "kept",
         "versions",
@@ -106,25 +102,6 @@ class Node:
         "retained",
         "__weakref__",
     )
-
-    def __init__(self, op: Any, inputs: tuple, attrs: tuple, out: Any, extras: tuple = ()) -> None:
-        global _serial
-        _serial += 1
-        self.serial = _serial
-        self.op, self.attrs, self.extras = op, attrs, extras
-        self.parents = tuple([t._edge() for t in inputs])
-        self.needs = tuple([p is not None for p in self.parents])
-        self.shapes = tuple([t.array.shape for t in inputs])
-        self.dtypes = tuple([t.array.dtype for t in inputs])
-        keep = op.saves
-        if op.reads is not None:  # only what a gradient that is wanted reads
-            read = {i for need, some in zip(self.needs, op.reads) if need for i in some}
-            keep = [i if i in read else None for i in keep]
-        self.kept: Any = tuple([None if i is None else inputs[i] if i >= 0 else (out.array, out.storage) for i in keep])
-        self.versions = tuple([0 if i is None else (inputs[i] if i >= 0 else out).storage.version for i in keep])
-        self.fast = True
-        self.hooks: Any = None
-        self.retained: Any = None
 
     def saved(self, g: Any) -> tuple:
         """The tensors that the rule reads, if nothing has overwritten them since; None for what no gradient wanted reads."""
@@ -161,6 +138,45 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<{self.name()}>"
+
+
+_serial = 0
+
+
+def record(op: Any, inputs: tuple, attrs: tuple, out: Any, extras: tuple = ()) -> Any:
+    """The node of an op that made out from inputs."""
+    global _serial
+    _serial += 1
+    node = Node.__new__(Node)
+    node.serial = _serial
+    node.op, node.attrs, node.extras = op, attrs, extras
+    node.hooks, node.retained, node.fast = None, None, True
+    parents, needs, shapes = [], [], []
+    for t in inputs:
+        edge = _edge(t)
+        parents.append(edge)
+        needs.append(edge is not None)
+        shapes.append(t.array.shape)
+    node.parents, node.needs, node.shapes = tuple(parents), tuple(needs), tuple(shapes)
+    node.dtype = inputs[0].array.dtype
+    node.kept = node.versions = ()
+    if op.saves:
+        _keep(node, op, inputs, out)
+    return node
+
+
+def _keep(node: Any, op: Any, inputs: tuple, out: Any) -> None:
+    """Of what the rule reads, what a gradient that is wanted reads."""
+    kept, versions = [], []
+    for i in op.saves:
+        if op.reads is not None and not any([i in some for need, some in zip(node.needs, op.reads) if need]):
+            kept.append(None)
+            versions.append(0)
+            continue
+        t = inputs[i] if i >= 0 else out
+        kept.append(t if i >= 0 else (t.array, t.storage))
+        versions.append(t.storage.version)
+    node.kept, node.versions = tuple(kept), tuple(versions)
 
 
 def _reachable(roots: Iterable[Any]) -> list[Node]:
@@ -269,7 +285,7 @@ def _first_gradients(outputs: list, gradients: Any) -> list:
         raise RuntimeError(f"{len(outputs)} outputs need as many gradients, got {len(gradients)}")
     first = []
     for y, g in zip(outputs, gradients):
-        if y._edge() is None:
+        if _edge(y) is None:
             raise RuntimeError(
                 "this tensor does not require grad and has no grad_fn: nothing it was made from has "
                 "requires_grad=True, or it was made under no_grad"
@@ -303,7 +319,7 @@ def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None =
     gradients = _first_gradients(roots, grad_tensors)
     keep = create_graph if retain_graph is None else retain_graph
     only = None if inputs is None else {id(t) for t in ([inputs] if hasattr(inputs, "array") else inputs)}
-    flow = _walk([t._edge() for t in roots], gradients, keep, create_graph, None)
+    flow = _walk([_edge(t) for t in roots], gradients, keep, create_graph, None)
     taken = {id(g.array) for g in gradients}
     with set_grad_enabled(create_graph):
         for key, leaf in flow.leaves.items():
@@ -325,14 +341,14 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
     ys = [outputs] if hasattr(outputs, "array") else list(outputs)
     xs = [inputs] if hasattr(inputs, "array") else list(inputs)
     for x in xs:
-        if x._edge() is None:
+        if _edge(x) is None:
             raise RuntimeError("one of the inputs does not require grad")
     keep = create_graph if retain_graph is None else retain_graph
-    wanted = {id(x._edge()): x for x in xs}
-    flow = _walk([y._edge() for y in ys], _first_gradients(ys, grad_outputs), keep, create_graph, wanted)
+    wanted = {id(_edge(x)): x for x in xs}
+    flow = _walk([_edge(y) for y in ys], _first_gradients(ys, grad_outputs), keep, create_graph, wanted)
     out = []
     for x in xs:
-        g = flow.pending.get(id(x._edge()))
+        g = flow.pending.get(id(_edge(x)))
         if g is None and materialize_grads:
             g = x._full(x.shape, 0.0)
         elif g is None and not allow_unused:

@@ -1,1 +1,5 @@
-# ops.py is compiled as it stands; this file says that it may be.
+# The fields of a row in C; ops.py is the code, and runs without this as well.
+cdef class Op:
+    cdef public object name, formula, forward, backward, inputs, kind, sums, work, params, module, reads, kernel
+    cdef public tuple saves
+    cdef public bint view

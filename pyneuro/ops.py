@@ -123,17 +123,19 @@ class Op:
     backward  (node, g) -> a gradient, or None, for each input
     saves     inputs that backward reads, by position; -1 is the output
     reads     of these, what the gradient of each input reads; the others are not kept
+    kernel    the elementwise kernel that is all there is to the forward: see kernels.quick
     inputs    (rng, n) -> (arrays, attrs): samples of about n elements away from kinks, for tests and benches
     work      (*arrays) -> of the forward of a matrix or dense row its floating-point operations, of others the elements
               that it reads
     """
     __slots__ = ("name", "formula", "forward", "backward", "saves", "inputs", "kind", "view", "sums", "work", "params", "module",
-                 "reads")
+                 "reads", "kernel")
 
     def __init__(self, name: str, formula: str, forward: Callable, backward: Callable, inputs: Callable, *,
                  saves: tuple[int, ...] = (), kind: str = "op", view: bool = False, sums: Callable | None = None,
                  work: Callable | None = None, params: tuple[tuple[str, float], ...] = (), module: str = "",
-                 reads: tuple[tuple[int, ...], ...] | None = None) -> None:
+                 reads: tuple[tuple[int, ...], ...] | None = None, kernel: str | None = None) -> None:
+        self.kernel = kernel
         self.name, self.formula, self.forward, self.backward, self.inputs = name, formula, forward, backward, inputs
         self.saves, self.kind, self.view, self.params, self.module, self.reads = saves, kind, view, params, module, reads
         self.sums = sums or (lambda *arrays: 1)         # terms in the longest sum: tolerances grow with it
@@ -184,7 +186,7 @@ def mapped(kernel: str) -> Callable:
 def unary(name: str, formula: str, rule: Callable, saves: tuple[int, ...] = (), away: tuple[float, ...] = (),
           low: float = -3.0, kind: str = "elementwise") -> None:
     Op(name, formula, mapped(name), lambda node, g: (rule(g, *node.saved(g)),),
-       lambda rng, n: ((spread(rng, n, low, away=away),), ()), saves=saves, kind=kind)
+       lambda rng, n: ((spread(rng, n, low, away=away),), ()), saves=saves, kind=kind, kernel=name)
 
 
 def binary(name: str, formula: str, rules: tuple[Callable, Callable], saves: tuple[int, ...] = (), low: float = -3.0,
@@ -203,7 +205,7 @@ def binary(name: str, formula: str, rules: tuple[Callable, Callable], saves: tup
         x, y = table(rng, n, low=low), table(rng, n, low=low)[:1]
         return ((np.where(abs(x - y) < 0.05, x + 0.2, x) if apart else x, y), ())
 
-    Op(name, formula, forward, backward, inputs, saves=saves, kind="elementwise", reads=reads)
+    Op(name, formula, forward, backward, inputs, saves=saves, kind="elementwise", reads=reads, kernel=name)
 
 
 unary("neg",  "-x",      lambda g: -g)
@@ -282,7 +284,7 @@ def _cast(x: Array, dtype: np.dtype) -> Array:
 
 
 Op("clone", "x, in memory of its own", _copy, lambda node, g: (g,), lambda rng, n: ((table(rng, n),), ()), kind="elementwise")
-Op("cast", "x as another dtype", _cast, lambda node, g: (g.to(node.dtypes[0]),),
+Op("cast", "x as another dtype", _cast, lambda node, g: (g.to(node.dtype),),
    lambda rng, n: ((table(rng, n),), (np.dtype(np.float64),)), kind="elementwise")
 
 
@@ -580,9 +582,10 @@ def activation(name: str, module: str, formula: str, away: tuple[float, ...] = (
 
     Op(name, formula, mapped(name), lambda node, g: (g._op(f"{name}_grad", *node.saved(g), attrs=node.attrs),),
        lambda rng, n: ((spread(rng, n, -4, 4, away),), defaults), saves=(0 if reads_x else -1,), kind="activation",
-       params=params, module=module)
+       params=params, module=module, kernel=name)
     Op(f"{name}_grad", f"dy times the derivative of {name}", mapped(f"{name}_grad"), grad_backward,
-       lambda rng, n: ((spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), saves=(0, 1), kind="grad", params=params)
+       lambda rng, n: ((spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), saves=(0, 1), kind="grad", params=params,
+       kernel=f"{name}_grad")
     Op(f"{name}_curve", f"g dy times the second derivative of {name}", mapped(f"{name}_curve"), _no_third_derivative,
        lambda rng, n: ((spread(rng, n), spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), kind="curve", params=params)
     Op(f"dense_{name}", f"{name}(x w^T + b)", dense, dense_backward, dense_inputs, kind="dense", params=params,
@@ -721,7 +724,7 @@ def pair_loss(name: str, formula: str, second: Callable, target: Callable,
         t = rng.uniform(0.05, 0.95, n)
         return (t + spread(rng, n, away=away), t), defaults
 
-    Op(name, formula, mapped(name), backward, inputs, saves=(0, 1), kind="pair_loss", params=params)
+    Op(name, formula, mapped(name), backward, inputs, saves=(0, 1), kind="pair_loss", params=params, kernel=name)
     Op(f"{name}_grad", f"dl times the derivative of {name}", mapped(f"{name}_grad"), grad_backward,
        lambda rng, n: ((spread(rng, n), *inputs(rng, n)[0]), defaults), saves=(0, 1, 2), kind="grad", params=params)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import autograd, ops
-from .autograd import Node, Storage, is_grad_enabled
-from .kernels import DeviceError, DtypeError, ShapeError, TensorBase
+from .autograd import _edge, is_grad_enabled, record
+from .kernels import DeviceError, DtypeError, ShapeError, Storage, TensorBase, new, operators, quick
 from .ops import OPS
 
 _TENSOR: Any = TensorBase             # what passes isinstance is a whole Tensor, which mypy cannot know
@@ -84,9 +84,9 @@ def as_dtype(dtype: Any) -> np.dtype:
 
 def wrap(array: np.ndarray, storage: Any = None, node: Any = None) -> Any:
     """A tensor around an array that is nobody else's, or that shares `storage`."""
-    t = Tensor.__new__(Tensor)
+    t = new(Tensor)
     t.array = array
-    t.storage = Storage() if storage is None else storage
+    t.storage = new(Storage) if storage is None else storage
     if node is not None:
         t.node, t.needs_grad = node, True
     return t
@@ -95,20 +95,34 @@ def wrap(array: np.ndarray, storage: Any = None, node: Any = None) -> Any:
 def apply(op: Any, inputs: tuple, attrs: tuple = ()) -> Any:
     """Run one op of the table on tensors, and record it if anyone may want its gradient."""
     first = inputs[0]
-    if len(inputs) == 1:
-        out = op.forward(first.array, *attrs) if attrs else op.forward(first.array)
-    elif len(inputs) == 2 and not attrs:
-        t = inputs[1]
-        out = op.forward(first.array, t.array)
-    else:
-        out = op.forward(*[t.array for t in inputs], *attrs)
+    count = len(inputs)
+    second = inputs[1] if count == 2 else None
+    out = None
+    if op.kernel is not None:
+        if count == 1:
+            out = quick(op.kernel, first.array, None, attrs)
+        else:
+            out = quick(op.kernel, first.array, second.array, attrs)
     extras = ()
-    if type(out) is tuple:
-        out, extras = out[0], out[1:]
+    if out is None:
+        if count == 1:
+            out = op.forward(first.array, *attrs) if attrs else op.forward(first.array)
+        elif count == 2 and not attrs:
+            out = op.forward(first.array, second.array)
+        else:
+            out = op.forward(*[t.array for t in inputs], *attrs)
+        if type(out) is tuple:
+            out, extras = out[0], out[1:]
     is_view = op.view and (first.array.flags.c_contiguous or np.may_share_memory(out, first.array))
-    y = Tensor.__new__(Tensor)
+    return _made(op, inputs, attrs, out, extras, is_view)
+
+
+def _made(op: Any, inputs: tuple, attrs: tuple, out: np.ndarray, extras: tuple, is_view: bool) -> Any:
+    """The tensor of what op made, recorded if it has to be."""
+    first = inputs[0]
+    y = new(Tensor)
     y.array = out
-    y.storage = first.storage if is_view else Storage()
+    y.storage = first.storage if is_view else new(Storage)
     recorded = False
     for t in inputs:
         storage = t.storage
@@ -118,7 +132,7 @@ def apply(op: Any, inputs: tuple, attrs: tuple = ()) -> Any:
             recorded = True
     if (recorded or is_view) and is_grad_enabled():
         if recorded and out.dtype in _FLOATS:
-            y.node = Node(op, inputs, attrs, y, extras)
+            y.node = record(op, inputs, attrs, y, extras)
             y.needs_grad = True
         if is_view:
             y._base = first if first._base is None else first._base
@@ -359,9 +373,11 @@ def _matched(x: Any, y: Any, floating: bool = False) -> tuple:
 
 
 def _arithmetic(name: str, x: Any, y: Any) -> Any:
+    """An op of two operands of any types that have a common one."""
+    op = OPS[name]
     x, y = _matched(x, y, name == "div")
     if x.array.dtype in _FLOATS:
-        return apply(OPS[name], (x, y))
+        return apply(op, (x, y))
     if x.array.dtype == _BOOL and name == "sub":
         raise DtypeError("subtraction of bool tensors means nothing; use ^ or logical_not, or convert with .to(int64)")
     return wrap(ops.whole(name, x.array, y.array))
@@ -372,6 +388,30 @@ def _comparison(name: str, x: Any, y: Any) -> Any:
         x = x.to(_INT64)  # the number may not fit the smaller types, and must not wrap around
     x, y = _matched(x, y)
     return wrap(ops.compare(name, x.array, y.array))
+
+
+def _operate(name: str, x: Any, y: Any) -> Any:
+    """x + y and its like: one of them is a tensor."""
+    if isinstance(x, _TENSOR):
+        t = x
+        if isinstance(y, _TENSOR):
+            u = y
+            out = quick(name, t.array, u.array, ())
+            if out is not None:
+                return _made(OPS[name], (x, y), (), out, (), False)
+        elif not t.needs_grad and not t.storage.rewrites:
+            out = quick(name, t.array, y, ())
+            if out is not None:
+                return wrap(out)
+    if not (isinstance(x, _OPERANDS) and isinstance(y, _OPERANDS)):
+        return NotImplemented
+    return _arithmetic(name, x, y)
+
+
+def _product(x: Any, y: Any) -> Any:
+    """x @ y"""
+    arrays = (TensorBase, np.ndarray)
+    return matmul(x, y) if isinstance(x, arrays) and isinstance(y, arrays) else NotImplemented
 
 
 def _operator(name: str, rule: Callable, swapped: bool = False) -> Callable:
@@ -437,8 +477,7 @@ def _one_dim(shape: tuple[int, ...], dim: int) -> int:
 class Tensor(TensorBase):
     """An n-dimensional array of numbers with automatic differentiation. Make one with `pn.tensor(...)`."""
 
-    _base: Any = None  # of a view made while recording: the tensor that owns the memory
-    _seen = 0
+    __slots__ = ()
     __array_priority__ = 1000  # ndarray + tensor is ours to do
 
     if TYPE_CHECKING:
@@ -623,11 +662,11 @@ class Tensor(TensorBase):
 
     @property
     def is_leaf(self) -> bool:
-        return self._edge() is None or self.node is None
+        return _edge(self) is None or self.node is None
 
     @property
     def grad_fn(self) -> Any:
-        self._edge()
+        _edge(self)
         return self.node
 
     @property
@@ -678,7 +717,7 @@ class Tensor(TensorBase):
         """Have backward fill .grad of this tensor too, though it is not a leaf."""
         import weakref
 
-        edge = self._edge()
+        edge = _edge(self)
         if edge is None:
             raise RuntimeError("retain_grad() on a tensor that does not require grad")
         if edge is not self:
@@ -686,7 +725,7 @@ class Tensor(TensorBase):
 
     def register_hook(self, hook: Callable) -> Any:
         """Call hook(gradient) in backward; what it returns, if anything, replaces the gradient. Returns a handle to remove()."""
-        edge = self._edge()
+        edge = _edge(self)
         if edge is None:
             raise RuntimeError("register_hook() on a tensor that does not require grad")
         if edge is self:
@@ -695,21 +734,13 @@ class Tensor(TensorBase):
             edge.hooks = hooks = edge.hooks or {}
         return _Handle(hooks, hook)
 
-    def _edge(self) -> Any:
-        """What a gradient of this tensor flows into: the node that made it, the leaf itself, or nothing."""
-        if self.storage.rewrites:
-            self._refresh()
-        if self.node is not None:
-            return self.node
-        return self if self.needs_grad else None
-
     def _refresh(self) -> None:
         """A view whose base has been written in place since hangs on the base's new node."""
         if self._base is not None and self._seen != self.storage.rewrites:
             self._seen = self.storage.rewrites
             self.node, self.needs_grad = None, False
             if self._base.needs_grad:
-                self.node, self.needs_grad = Node(OPS["take_at"], (self._base,), (self._positions(),), self), True
+                self.node, self.needs_grad = record(OPS["take_at"], (self._base,), (self._positions(),), self), True
 
     def _positions(self) -> np.ndarray:
         """Where the elements of this view lie in its base."""
@@ -774,8 +805,8 @@ class Tensor(TensorBase):
                 self.node, self.needs_grad = y.node, y.needs_grad
             else:
                 at = self._positions()
-                base.node, base.needs_grad = Node(OPS["put_at"], (base, y), (at,), base), True
-                self.node, self.needs_grad = Node(OPS["take_at"], (base,), (at,), self), True
+                base.node, base.needs_grad = record(OPS["put_at"], (base, y), (at,), base), True
+                self.node, self.needs_grad = record(OPS["take_at"], (base,), (at,), self), True
             self.storage.rewrites += 1
             self._seen = self.storage.rewrites
         self.storage.version += 1
@@ -799,7 +830,7 @@ class Tensor(TensorBase):
 
     def _before(self, *others: Any) -> Any:
         """This tensor as it is now, for an op that may save it and is about to overwrite it."""
-        return wrap(ops._copy(self.array), node=self._edge()) if self._recording(*others) else self
+        return wrap(ops._copy(self.array), node=_edge(self)) if self._recording(*others) else self
 
     def copy_(self, source: Any) -> Any:
         self._check_writable()
@@ -1199,23 +1230,11 @@ class Tensor(TensorBase):
 
     # Products
 
-    def __matmul__(self, other: Any) -> Any:
-        if not isinstance(other, (TensorBase, np.ndarray)):
-            return NotImplemented
-        return matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Any:
-        return matmul(as_tensor(other), self)
-
     def matmul(self, other: Any) -> Any:
         return matmul(self, other)
 
     # Operators
 
-    __add__, __radd__ = _operator("add", _arithmetic), _operator("add", _arithmetic, True)
-    __sub__, __rsub__ = _operator("sub", _arithmetic), _operator("sub", _arithmetic, True)
-    __mul__, __rmul__ = _operator("mul", _arithmetic), _operator("mul", _arithmetic, True)
-    __truediv__, __rtruediv__ = _operator("div", _arithmetic), _operator("div", _arithmetic, True)
     __rpow__ = _operator("pow", _arithmetic, True)
     __floordiv__, __rfloordiv__ = (
         _operator("floor_divide", _host_arithmetic),
@@ -1466,7 +1485,7 @@ def _method(op: Any) -> Callable:
     return method
 
 
-def _product(name: str, first: int, second: int) -> Callable:
+def _product_of(name: str, first: int, second: int) -> Callable:
     """matmul that takes operands of these ranks and no others."""
 
     def method(self: Any, other: Any) -> Any:
@@ -1503,11 +1522,12 @@ for _name, _dtype in {
 }.items():
     setattr(Tensor, _name, lambda self, _dtype=_dtype: self.to(_dtype))
 for _name, _ranks in {"mm": (2, 2), "bmm": (3, 3), "mv": (2, 1), "dot": (1, 1)}.items():
-    setattr(Tensor, _name, _product(_name, *_ranks))
+    setattr(Tensor, _name, _product_of(_name, *_ranks))
 for _name in ("pow", "floordiv", "mod", "and", "or", "xor"):
     setattr(Tensor, f"__i{_name}__", _in_place(f"__{_name}__"))
 for _name in ("neg", "abs"):
     setattr(Tensor, f"__{_name}__", getattr(Tensor, _name))
+operators(_operate, _product)
 
 
 # What torch also offers as functions, the tensor first.

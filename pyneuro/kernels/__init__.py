@@ -18,9 +18,20 @@ from .signature import DeviceError, DtypeError, ShapeError
 from .wrap import Checked, Traced
 
 try:
-    from ._native import Native, TensorBase, build_info, empty, isas
+    from ._native import Native, Storage, TensorBase, build_info, empty, follow, isas, new, operators, quick
 except ModuleNotFoundError:  # built without a C compiler
-    from ._fallback import Native, TensorBase, build_info, empty, isas  # type: ignore[assignment]
+    from ._fallback import (  # type: ignore[assignment]
+        Native,
+        Storage,
+        TensorBase,
+        build_info,
+        empty,
+        follow,
+        isas,
+        new,
+        operators,
+        quick,
+    )
 
 __all__ = [
     "Backend",
@@ -30,15 +41,20 @@ __all__ = [
     "Native",
     "Reference",
     "ShapeError",
+    "Storage",
     "TensorBase",
     "Traced",
     "build_info",
     "backend",
     "current_backend",
     "empty",
+    "follow",
     "has_native",
     "isas",
     "make_backend",
+    "new",
+    "operators",
+    "quick",
     "run",
     "set_backend",
 ]
@@ -87,6 +103,7 @@ def _default() -> Backend:
 
 _process: Backend = _default()
 _chosen: ContextVar["Backend | None"] = ContextVar("pyneuro.backend", default=None)       # by `with backend(...)`
+follow(_chosen, _process)
 
 
 def current_backend() -> Backend:
@@ -98,6 +115,7 @@ def set_backend(choice: str | Backend) -> None:
     """Choose the backend of the whole process: 'native', 'reference', 'native:avx2', or an object with `run`."""
     global _process
     _process = make_backend(choice) if isinstance(choice, str) else choice
+    follow(_chosen, _process)
 
 
 @contextmanager

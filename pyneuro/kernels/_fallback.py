@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What stands in for the compiled binding where there is none: no native backend, and a tensor without buffer protocol."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,45 @@ class Native:
         raise RuntimeError("pyneuro's native kernels are not built here; the 'reference' backend is")
 
 
+def follow(variable: Any, backend: Any) -> None:
+    pass
+
+
+def quick(kernel: str, x: Any, y: Any, attrs: tuple[float, ...]) -> Any:
+    """None: nothing is quick here."""
+    return None
+
+
+new: Any = object.__new__
+
+
+def operators(arithmetic: Any, matmul: Any) -> None:
+    """arithmetic(name, x, y) serves + - * / of tensors, matmul(x, y) serves @."""
+    for name, function in {
+        **{name: partial(arithmetic, op) for name, op in dict(add="add", sub="sub", mul="mul", truediv="div").items()},
+        "matmul": matmul,
+    }.items():
+        setattr(TensorBase, f"__{name}__", lambda self, other, f=function: f(self, other))
+        setattr(TensorBase, f"__r{name}__", lambda self, other, f=function: f(other, self))
+
+
+class Storage:
+    """What tensors that share memory share: how often it was written, and how often in-place ops rewrote its graph."""
+
+    __slots__ = ("version", "rewrites")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.rewrites = 0
+
+
 class TensorBase:
     """The fields of a tensor; _native.pyx has the same ones in C."""
 
     array: Any
     storage: Any
+    _base: Any = None  # of a view made while recording: the tensor that owns the memory
+    _seen = 0
     node: Any = None
     needs_grad: bool = False
     _grad: Any = None

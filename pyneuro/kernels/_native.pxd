@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# For pyneuro/tensor.pxd: the fields of a tensor, in C. _fallback.py has the same ones for a build without a compiler.
+# For the .pxd files beside the hot Python files: the fields of a tensor, in C. _fallback.py has the same ones for a build
+# without a compiler.
+
+
+cdef class Storage:
+    cdef public Py_ssize_t version, rewrites
 
 
 cdef class TensorBase:
-    cdef public object array, storage, node, _grad, _hooks
+    cdef public object array, node, _grad, _hooks, _base
+    cdef public Storage storage
+    cdef public Py_ssize_t _seen
     cdef public bint needs_grad
+    cdef dict __dict__
     cdef object __weakref__

@@ -7,9 +7,13 @@ import os
 
 cimport cython
 cimport numpy as cnp
+from cpython.contextvars cimport PyContextVar_Get
 from cpython.dict cimport PyDict_GetItem
-from cpython.float cimport PyFloat_AsDouble
+from cpython.exc cimport PyErr_Clear, PyErr_Occurred
+from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact
+from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcmp
@@ -68,6 +72,10 @@ cdef extern from *:
     const char *PN_NUMPY
     int pn_reexport(object, Py_buffer *, int) except -1
 
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        object (*tp_new)(PyTypeObject *, object, void *)
+
 
 # ------------------------------------------------------------------------------------------------- what a kernel takes
 
@@ -76,6 +84,7 @@ cdef enum:
     SECOND                       # a slot /t
     UNKNOWN                      # an array type that no kernel takes
     NUMPY_TYPES = 24             # type numbers below this are NumPy's own
+    QUICK = 16384                # elements that are a few microseconds' work
 
 cdef enum:                       # what fill() finds
     FITS
@@ -116,6 +125,7 @@ cdef class Row:
     """One row of kernels.def in C."""
     cdef int kernel, slots, attrs, letters
     cdef int lead                # first written slot of "...": its shape is the loop; -1: a signature of letters
+    cdef int operands            # of a kernel from one or two operands to one result, all "..." of one type; else 0
     cdef Slot slot[PN_MAX_BUF]
 
 
@@ -151,6 +161,9 @@ cdef Row new_row(str kernel):
             slot.fixed[<int>j] = 0 if axis in letters else axis
     if spec.map and (row.lead < 0 or letters or any(s.written and s.axes != ("...",) for s in spec.slots)):
         raise RuntimeError(f"{spec} mixes '...' with letters, or writes a slot that is neither")
+    if [(s.type, s.written, s.axes) for s in spec.slots] in ([*[("", r, ("...",)) for r in reads], ("", True, ("...",))]
+                                                             for reads in ([False], [False, False])):
+        row.operands = row.slots - 1
     rows[kernel] = row
     return row
 
@@ -534,8 +547,148 @@ def empty(tuple shape, dtype):
     return cnp.PyArray_EMPTY(axes, extents, (<cnp.dtype?>dtype).type_num, 0)
 
 
+cdef object chosen, process                  # where the waist keeps its backends, see `follow`
+
+
+def follow(variable, backend):
+    """Tell `quick` the context variable of `with backend(...)`, and the backend of the process."""
+    global chosen, process
+    chosen, process = variable, backend
+
+
+cdef int number(object value, double *to) except -1:
+    """Whether value is a Python number that a double holds exactly."""
+    if PyFloat_CheckExact(value):
+        to[0] = PyFloat_AsDouble(value)
+        return 1
+    if PyLong_CheckExact(value):
+        to[0] = PyLong_AsDouble(value)
+        if to[0] == -1 and PyErr_Occurred():
+            PyErr_Clear()
+            return 0
+        return -9007199254740992 <= to[0] <= 9007199254740992
+    return 0
+
+
+def quick(str kernel not None, x, y, tuple attrs not None):
+    """kernel(x) or, where y is not None, kernel(x, y) in a new array: what `run` does, for the small operands whose cost is
+    all in getting there. They are contiguous arrays of one shape and type; y may be 0-d, or a Python number.
+
+    None if they are anything else, or the current backend is no `Native`.
+    """
+    cdef PyObject *known = PyDict_GetItem(rows, kernel)
+    cdef PyObject *backend = NULL
+    cdef cnp.ndarray a, b, z
+    cdef const pn_table *table
+    cdef Row row
+    cdef pn_call c
+    cdef int num, i
+    cdef double scalar = 0
+    cdef float narrow = 0
+    cdef int64_t n, failed = 0
+    if known is not NULL:
+        row = <Row>known
+    elif kernel in ids:
+        row = new_row(kernel)
+    else:
+        return None
+    if row.operands != 1 + (y is not None) or PyTuple_GET_SIZE(attrs) != row.attrs or not cnp.PyArray_CheckExact(x):
+        return None
+    PyContextVar_Get(chosen, NULL, &backend)
+    current = process if backend is NULL or <object>backend is None else <object>backend
+    Py_XDECREF(backend)
+    if type(current) is not Native:
+        return None
+    table = (<Native>current).table
+
+    a = <cnp.ndarray>x
+    num = cnp.PyArray_TYPE(a)
+    n = size_of(a)
+    if not cnp.PyArray_ISCARRAY_RO(a) or n > QUICK or not 0 <= num < NUMPY_TYPES or type_of[num] > PN_F64:
+        return None
+    c.type = type_of[num]
+    c.buf[0].data, c.buf[0].stride[0] = cnp.PyArray_DATA(a), 1
+    if row.operands == 2:
+        c.buf[1].stride[0] = 1
+        if cnp.PyArray_CheckExact(y):
+            b = <cnp.ndarray>y
+            if cnp.PyArray_TYPE(b) != num or not cnp.PyArray_ISCARRAY_RO(b):
+                return None
+            c.buf[1].data = cnp.PyArray_DATA(b)
+            if cnp.PyArray_NDIM(b) == 0:
+                c.buf[1].stride[0] = 0
+            elif not same_shape(a, b):
+                return None
+        elif number(y, &scalar):
+            narrow = <float>scalar
+            c.buf[1].data, c.buf[1].stride[0] = &narrow if c.type == PN_F32 else <void *>&scalar, 0
+        else:
+            return None
+    for i in range(row.attrs):
+        c.attr[i] = PyFloat_AsDouble(<object>PyTuple_GET_ITEM(attrs, i))
+    z = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), num, 0)
+    c.kernel, c.buffers, c.attrs, c.map, c.rank, c.dim[0] = row.kernel, row.slots, row.attrs, 1, 1, n
+    c.buf[row.operands].data, c.buf[row.operands].stride[0] = cnp.PyArray_DATA(z), 1
+    for i in range(row.slots):
+        c.size[i], c.written[i] = 1 << shift_of[c.type], row.slot[i].written
+    if pn_run(table, &c, 1, flush_denormals, &failed) != PN_OK:
+        return None
+    return z
+
+
+def new(cls):
+    """cls.__new__(cls), at a third of the price."""
+    return (<PyTypeObject *>cls).tp_new(<PyTypeObject *>cls, (), NULL)
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Storage:
+    """What tensors that share memory share: how often it was written, and how often in-place ops rewrote its graph."""
+
+
+cdef object operate, product                 # of tensor.py
+
+
+def operators(arithmetic, matmul):
+    """arithmetic(name, x, y) serves + - * / of tensors, matmul(x, y) serves @."""
+    global operate, product
+    operate, product = arithmetic, matmul
+
+
 cdef class TensorBase:
-    """The fields of a tensor, and its array's buffer protocol."""
+    """The fields of a tensor, its array's buffer protocol, and those operators whose cost is felt: operators of a class in C
+    are found without a look into the class's dict."""
+
+    def __add__(self, other):
+        return operate("add", self, other)
+
+    def __radd__(self, other):
+        return operate("add", other, self)
+
+    def __sub__(self, other):
+        return operate("sub", self, other)
+
+    def __rsub__(self, other):
+        return operate("sub", other, self)
+
+    def __mul__(self, other):
+        return operate("mul", self, other)
+
+    def __rmul__(self, other):
+        return operate("mul", other, self)
+
+    def __truediv__(self, other):
+        return operate("div", self, other)
+
+    def __rtruediv__(self, other):
+        return operate("div", other, self)
+
+    def __matmul__(self, other):
+        return product(self, other)
+
+    def __rmatmul__(self, other):
+        return product(other, self)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         if self.needs_grad:                  # np.asarray then tries __array__, which says the same
