@@ -17,5 +17,5 @@ cpdef _edge(t)
 @cython.locals(t=Fields, node=Node, parents=list, needs=list, shapes=list)
 cpdef record(op, tuple inputs, tuple attrs, out, tuple extras=*)
 
-@cython.locals(t=Fields, i=cython.int, kept=list, versions=list)
+@cython.locals(t=Fields, kept=list, versions=list)
 cpdef _keep(Node node, op, tuple inputs, out)

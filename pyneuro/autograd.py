@@ -86,22 +86,19 @@ def _edge(t: Any) -> Any:
 class Node:
     """One recorded op."""
 
-    __slots__ = (
-        "op",
-        "parents",
-        "needs",
-        "shapes",
-        "dtype",
-        "attrs",
-        "kept",
-        "versions",
-        "extras",
-        "serial",
-        "fast",
-        "hooks",
-        "retained",
-        "__weakref__",
-    )
+    op: Any
+    attrs: tuple
+    extras: tuple  # arrays beside its result that only backward needs
+    parents: tuple  # where the gradient of each input goes, or None
+    needs: tuple  # whether it is wanted
+    shapes: tuple  # of the inputs
+    dtype: Any  # of the first
+    kept: Any  # what the rule reads; None once it is freed
+    versions: tuple
+    serial: int
+    fast: bool  # nobody will differentiate the gradient
+    hooks: Any
+    retained: Any
 
     def saved(self, g: Any) -> tuple:
         """The tensors that the rule reads, if nothing has overwritten them since; None for what no gradient wanted reads."""
@@ -159,7 +156,7 @@ def record(op: Any, inputs: tuple, attrs: tuple, out: Any, extras: tuple = ()) -
         shapes.append(t.array.shape)
     node.parents, node.needs, node.shapes = tuple(parents), tuple(needs), tuple(shapes)
     node.dtype = inputs[0].array.dtype
-    node.kept = node.versions = ()
+    node.kept, node.versions = (), ()
     if op.saves:
         _keep(node, op, inputs, out)
     return node
@@ -167,14 +164,15 @@ def record(op: Any, inputs: tuple, attrs: tuple, out: Any, extras: tuple = ()) -
 
 def _keep(node: Any, op: Any, inputs: tuple, out: Any) -> None:
     """Of what the rule reads, what a gradient that is wanted reads."""
-    kept, versions = [], []
-    for i in op.saves:
-        if op.reads is not None and not any([i in some for need, some in zip(node.needs, op.reads) if need]):
+    kept: list[Any] = []
+    versions = []
+    for i in op.saves if op.reads is None else op.keep(node.needs):
+        if i is None:
             kept.append(None)
             versions.append(0)
             continue
-        t = inputs[i] if i >= 0 else out
-        kept.append(t if i >= 0 else (t.array, t.storage))
+        t = out if i == -1 else inputs[i]
+        kept.append((t.array, t.storage) if i == -1 else t)
         versions.append(t.storage.version)
     node.kept, node.versions = tuple(kept), tuple(versions)
 

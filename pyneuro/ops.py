@@ -129,18 +129,27 @@ class Op:
               that it reads
     """
     __slots__ = ("name", "formula", "forward", "backward", "saves", "inputs", "kind", "view", "sums", "work", "params", "module",
-                 "reads", "kernel")
+                 "reads", "kernel", "kept")
 
     def __init__(self, name: str, formula: str, forward: Callable, backward: Callable, inputs: Callable, *,
                  saves: tuple[int, ...] = (), kind: str = "op", view: bool = False, sums: Callable | None = None,
                  work: Callable | None = None, params: tuple[tuple[str, float], ...] = (), module: str = "",
                  reads: tuple[tuple[int, ...], ...] | None = None, kernel: str | None = None) -> None:
         self.kernel = kernel
+        self.kept: dict[tuple, tuple] = {}
         self.name, self.formula, self.forward, self.backward, self.inputs = name, formula, forward, backward, inputs
         self.saves, self.kind, self.view, self.params, self.module, self.reads = saves, kind, view, params, module, reads
         self.sums = sums or (lambda *arrays: 1)         # terms in the longest sum: tolerances grow with it
         self.work = work or (lambda *arrays: sum(np.size(a) for a in arrays))
         OPS[name] = self
+
+    def keep(self, needs: tuple[bool, ...]) -> tuple:
+        """`saves`, with None for what no gradient that is wanted reads."""
+        found = self.kept.get(needs)
+        if found is None:
+            read = {i for need, some in zip(needs, self.reads or ()) if need for i in some}
+            found = self.kept[needs] = tuple([i if i in read else None for i in self.saves])
+        return found
 
     def __repr__(self) -> str:
         return f"<op {self.name}: {self.formula}>"

@@ -96,7 +96,7 @@ def apply(op: Any, inputs: tuple, attrs: tuple = ()) -> Any:
     """Run one op of the table on tensors, and record it if anyone may want its gradient."""
     first = inputs[0]
     count = len(inputs)
-    second = inputs[1] if count == 2 else None
+    second: Any = inputs[1] if count == 2 else None
     out = None
     if op.kernel is not None:
         if count == 1:
@@ -1260,16 +1260,16 @@ class Tensor(TensorBase):
             raise DtypeError(f"~ takes integers or bool, not {self.dtype}")
         return wrap(ops.whole("bitnot", self.array))
 
-    def __iadd__(self, other: Any) -> Any:  # type: ignore[misc]
+    def __iadd__(self, other: Any) -> Any:
         return self._arithmetic_("add", other)
 
-    def __isub__(self, other: Any) -> Any:  # type: ignore[misc]
+    def __isub__(self, other: Any) -> Any:
         return self._arithmetic_("sub", other)
 
-    def __imul__(self, other: Any) -> Any:  # type: ignore[misc]
+    def __imul__(self, other: Any) -> Any:
         return self._arithmetic_("mul", other)
 
-    def __itruediv__(self, other: Any) -> Any:  # type: ignore[misc]
+    def __itruediv__(self, other: Any) -> Any:
         return self._arithmetic_("div", other)
 
     def add(self, other: Any, *, alpha: float = 1) -> Any:
@@ -1462,27 +1462,39 @@ def stack(tensors: Any, dim: int = 0) -> Any:
 # One loop attaches a method for every op of one argument, and every activation with its parameters.
 
 
+_UNARY: dict[str, Callable] = {}  # methods that are also functions, of what is no tensor as well
+
+
 def _method(op: Any) -> Callable:
     names = [name for name, _ in op.params]
     defaults: dict[str, Any] = dict(op.params)
     signed = op.name in ("neg", "abs", "sign")
 
-    def method(self: Any, *args: float, **named: float) -> Any:
-        if self.array.dtype not in _FLOATS:
+    def method(input: Any) -> Any:
+        t = input if isinstance(input, _TENSOR) else as_tensor(input)
+        if op.kernel is not None:
+            out = quick(op.kernel, t.array, None, ())
+            if out is not None:
+                return _made(op, (t,), (), out, (), False)
+        if t.array.dtype not in _FLOATS:
             if signed:
-                return wrap(ops.whole(op.name, self.array))
+                return wrap(ops.whole(op.name, t.array))
+            t = t.to(_Defaults.dtype)
+        return apply(op, (t,))
+
+    def with_parameters(self: Any, *args: float, **named: float) -> Any:
+        if self.array.dtype not in _FLOATS:
             self = self.to(_Defaults.dtype)
-        if not names:
-            if args or named:
-                raise TypeError(f"{op.name} takes no further arguments")
-            return apply(op, (self,))
         given = dict(zip(names, args)) | named
         if len(args) > len(names) or (unknown := [k for k in given if k not in defaults]):
             raise TypeError(f"{op.name} takes {names}, not {args or unknown}")
         return apply(op, (self,), tuple([float(given.get(k, defaults[k])) for k in names]))
 
-    method.__name__, method.__qualname__, method.__doc__ = op.name, f"Tensor.{op.name}", op.formula
-    return method
+    made: Callable = with_parameters if names else method
+    if not names:
+        _UNARY[op.name] = method
+    made.__name__, made.__qualname__, made.__doc__ = op.name, f"Tensor.{op.name}", op.formula
+    return made
 
 
 def _product_of(name: str, first: int, second: int) -> Callable:
@@ -1599,6 +1611,9 @@ FUNCTIONS = (
 
 
 def _function(name: str) -> Callable:
+    if name in _UNARY:
+        return _UNARY[name]
+
     def function(input: Any, *args: Any, **named: Any) -> Any:
         return getattr(as_tensor(input), name)(*args, **named)
 

@@ -103,6 +103,7 @@ def _default() -> Backend:
 
 _process: Backend = _default()
 _chosen: ContextVar["Backend | None"] = ContextVar("pyneuro.backend", default=None)       # by `with backend(...)`
+_chosen.set(None)                      # to look up a variable without a value takes three times longer
 follow(_chosen, _process)
 
 

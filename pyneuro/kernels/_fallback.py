@@ -36,10 +36,9 @@ new: Any = object.__new__
 
 def operators(arithmetic: Any, matmul: Any) -> None:
     """arithmetic(name, x, y) serves + - * / of tensors, matmul(x, y) serves @."""
-    for name, function in {
-        **{name: partial(arithmetic, op) for name, op in dict(add="add", sub="sub", mul="mul", truediv="div").items()},
-        "matmul": matmul,
-    }.items():
+    functions = {op: partial(arithmetic, op) for op in ("add", "sub", "mul", "div")}
+    functions["truediv"], functions["matmul"] = functions.pop("div"), matmul
+    for name, function in functions.items():
         setattr(TensorBase, f"__{name}__", lambda self, other, f=function: f(self, other))
         setattr(TensorBase, f"__r{name}__", lambda self, other, f=function: f(other, self))
 
@@ -47,11 +46,8 @@ def operators(arithmetic: Any, matmul: Any) -> None:
 class Storage:
     """What tensors that share memory share: how often it was written, and how often in-place ops rewrote its graph."""
 
-    __slots__ = ("version", "rewrites")
-
-    def __init__(self) -> None:
-        self.version = 0
-        self.rewrites = 0
+    version = 0
+    rewrites = 0
 
 
 class TensorBase:

@@ -656,39 +656,24 @@ def operators(arithmetic, matmul):
     operate, product = arithmetic, matmul
 
 
+@cython.c_api_binop_methods(True)            # else classes in Python would look the operators up by name, at each use
 cdef class TensorBase:
-    """The fields of a tensor, its array's buffer protocol, and those operators whose cost is felt: operators of a class in C
-    are found without a look into the class's dict."""
+    """The fields of a tensor, its array's buffer protocol, and those operators whose cost is felt."""
 
-    def __add__(self, other):
-        return operate("add", self, other)
+    def __add__(x, y):                       # either is the tensor: there is no __radd__
+        return operate("add", x, y)
 
-    def __radd__(self, other):
-        return operate("add", other, self)
+    def __sub__(x, y):
+        return operate("sub", x, y)
 
-    def __sub__(self, other):
-        return operate("sub", self, other)
+    def __mul__(x, y):
+        return operate("mul", x, y)
 
-    def __rsub__(self, other):
-        return operate("sub", other, self)
+    def __truediv__(x, y):
+        return operate("div", x, y)
 
-    def __mul__(self, other):
-        return operate("mul", self, other)
-
-    def __rmul__(self, other):
-        return operate("mul", other, self)
-
-    def __truediv__(self, other):
-        return operate("div", self, other)
-
-    def __rtruediv__(self, other):
-        return operate("div", other, self)
-
-    def __matmul__(self, other):
-        return product(self, other)
-
-    def __rmatmul__(self, other):
-        return product(other, self)
+    def __matmul__(x, y):
+        return product(x, y)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         if self.needs_grad:                  # np.asarray then tries __array__, which says the same

@@ -90,11 +90,16 @@ def activation_names() -> list[str]:
 def _function(op: Op) -> Callable:
     method = getattr(Tensor, op.name)
 
-    def function(input: Tensor, *args: float, inplace: bool = False, **named: float) -> Tensor:
+    def plain(input: Tensor, inplace: bool = False) -> Tensor:
+        return with_parameters(input, inplace=True) if inplace else method(input)
+
+    def with_parameters(input: Tensor, *args: float, inplace: bool = False, **named: float) -> Tensor:
         if inplace:
             input._check_writable()
         y = method(input._before() if inplace else input, *args, **named)
         return input._overwrite(y) if inplace else y
+
+    function: Callable = with_parameters if op.params else plain
 
     names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value) for name, value in op.params]
     function.__name__ = function.__qualname__ = op.name
@@ -103,7 +108,7 @@ def _function(op: Op) -> Callable:
         [
             Parameter("input", Parameter.POSITIONAL_OR_KEYWORD),
             *names,
-            Parameter("inplace", Parameter.KEYWORD_ONLY, default=False),
+            Parameter("inplace", Parameter.KEYWORD_ONLY if names else Parameter.POSITIONAL_OR_KEYWORD, default=False),
         ]
     )
     return function
