@@ -38,7 +38,7 @@ CFLAGS = ["-std=gnu11", *MODE, "-ffp-contract=off", "-fno-math-errno", "-fno-tra
 CFLAGS += ["-Werror"] * (DEBUG or WERROR)
 # Calls of Python's API: -O3 builds three times longer, and runs alike.
 HOT_MODE = ["-O1" if flag == "-O3" else flag for flag in MODE]
-LDFLAGS = [f"-fsanitize={SANITIZE}"] if SANITIZE else [] if sys.platform == "linux" and not DEBUG else []
+LDFLAGS = [f"-fsanitize={SANITIZE}"] if SANITIZE else ["-s"] if sys.platform == "linux" and not DEBUG else []
 MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import autograd, ops
 from .autograd import _edge, is_grad_enabled, record
-from .kernels import DeviceError, DtypeError, ShapeError, Storage, TensorBase, new, operators, quick
+from .kernels import DeviceError, DtypeError, ShapeError, Storage, TensorBase, fresh, quick, quick_tensor, serve
 from .ops import OPS
 
 _TENSOR: Any = TensorBase             # what passes isinstance is a whole Tensor, which mypy cannot know
@@ -84,9 +84,9 @@ def as_dtype(dtype: Any) -> np.dtype:
 
 def wrap(array: np.ndarray, storage: Any = None, node: Any = None) -> Any:
     """A tensor around an array that is nobody else's, or that shares `storage`."""
-    t = new(Tensor)
-    t.array = array
-    t.storage = new(Storage) if storage is None else storage
+    t = fresh(array)
+    if storage is not None:
+        t.storage = storage
     if node is not None:
         t.node, t.needs_grad = node, True
     return t
@@ -120,9 +120,9 @@ def apply(op: Any, inputs: tuple, attrs: tuple = ()) -> Any:
 def _made(op: Any, inputs: tuple, attrs: tuple, out: np.ndarray, extras: tuple, is_view: bool) -> Any:
     """The tensor of what op made, recorded if it has to be."""
     first = inputs[0]
-    y = new(Tensor)
-    y.array = out
-    y.storage = first.storage if is_view else new(Storage)
+    y = fresh(out)
+    if is_view:
+        y.storage = first.storage
     recorded = False
     for t in inputs:
         storage = t.storage
@@ -392,17 +392,11 @@ def _comparison(name: str, x: Any, y: Any) -> Any:
 
 def _operate(name: str, x: Any, y: Any) -> Any:
     """x + y and its like: one of them is a tensor."""
-    if isinstance(x, _TENSOR):
-        t = x
-        if isinstance(y, _TENSOR):
-            u = y
-            out = quick(name, t.array, u.array, ())
-            if out is not None:
-                return _made(OPS[name], (x, y), (), out, (), False)
-        elif not t.needs_grad and not t.storage.rewrites:
-            out = quick(name, t.array, y, ())
-            if out is not None:
-                return wrap(out)
+    if isinstance(x, _TENSOR) and isinstance(y, _TENSOR):
+        t, u = x, y
+        out = quick(name, t.array, u.array, ())
+        if out is not None:
+            return _made(OPS[name], (x, y), (), out, (), False)
     if not (isinstance(x, _OPERANDS) and isinstance(y, _OPERANDS)):
         return NotImplemented
     return _arithmetic(name, x, y)
@@ -1471,11 +1465,10 @@ def _method(op: Any) -> Callable:
     signed = op.name in ("neg", "abs", "sign")
 
     def method(input: Any) -> Any:
+        y = quick_tensor(op.name, input, None)
+        if y is not None:
+            return y
         t = input if isinstance(input, _TENSOR) else as_tensor(input)
-        if op.kernel is not None:
-            out = quick(op.kernel, t.array, None, ())
-            if out is not None:
-                return _made(op, (t,), (), out, (), False)
         if t.array.dtype not in _FLOATS:
             if signed:
                 return wrap(ops.whole(op.name, t.array))
@@ -1539,7 +1532,7 @@ for _name in ("pow", "floordiv", "mod", "and", "or", "xor"):
     setattr(Tensor, f"__i{_name}__", _in_place(f"__{_name}__"))
 for _name in ("neg", "abs"):
     setattr(Tensor, f"__{_name}__", getattr(Tensor, _name))
-operators(_operate, _product)
+serve(Tensor, _operate, _product)
 
 
 # What torch also offers as functions, the tensor first.

@@ -18,7 +18,19 @@ from .signature import DeviceError, DtypeError, ShapeError
 from .wrap import Checked, Traced
 
 try:
-    from ._native import Native, Storage, TensorBase, build_info, empty, follow, isas, new, operators, quick
+    from ._native import (
+        Native,
+        Storage,
+        TensorBase,
+        build_info,
+        empty,
+        follow,
+        fresh,
+        isas,
+        quick,
+        quick_tensor,
+        serve,
+    )
 except ModuleNotFoundError:  # built without a C compiler
     from ._fallback import (  # type: ignore[assignment]
         Native,
@@ -27,10 +39,11 @@ except ModuleNotFoundError:  # built without a C compiler
         build_info,
         empty,
         follow,
+        fresh,
         isas,
-        new,
-        operators,
         quick,
+        quick_tensor,
+        serve,
     )
 
 __all__ = [
@@ -49,13 +62,14 @@ __all__ = [
     "current_backend",
     "empty",
     "follow",
+    "fresh",
     "has_native",
     "isas",
     "make_backend",
-    "new",
-    "operators",
     "quick",
+    "quick_tensor",
     "run",
+    "serve",
     "set_backend",
 ]
 

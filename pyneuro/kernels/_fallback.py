@@ -31,16 +31,25 @@ def quick(kernel: str, x: Any, y: Any, attrs: tuple[float, ...]) -> Any:
     return None
 
 
-new: Any = object.__new__
+def quick_tensor(kernel: str, x: Any, y: Any) -> Any:
+    return None
 
 
-def operators(arithmetic: Any, matmul: Any) -> None:
-    """arithmetic(name, x, y) serves + - * / of tensors, matmul(x, y) serves @."""
+def fresh(array: Any) -> Any:
+    """A tensor around an array that is nobody else's."""
+    t = object.__new__(TensorBase.kind)
+    t.array, t.storage = array, Storage()
+    return t
+
+
+def serve(kind: Any, arithmetic: Any, matmul: Any) -> None:
+    """What tensor.py has for this file: its class, arithmetic(name, x, y) for x + y and its like, matmul(x, y)."""
     functions = {op: partial(arithmetic, op) for op in ("add", "sub", "mul", "div")}
     functions["truediv"], functions["matmul"] = functions.pop("div"), matmul
     for name, function in functions.items():
         setattr(TensorBase, f"__{name}__", lambda self, other, f=function: f(self, other))
         setattr(TensorBase, f"__r{name}__", lambda self, other, f=function: f(other, self))
+    TensorBase.kind = kind
 
 
 class Storage:
@@ -53,6 +62,7 @@ class Storage:
 class TensorBase:
     """The fields of a tensor; _native.pyx has the same ones in C."""
 
+    kind: Any
     array: Any
     storage: Any
     _base: Any = None  # of a view made while recording: the tensor that owns the memory

@@ -168,6 +168,14 @@ cdef Row new_row(str kernel):
     return row
 
 
+cdef Row row_named(str kernel):
+    """None if there is no such kernel."""
+    cdef PyObject *known = PyDict_GetItem(rows, kernel)
+    if known is not NULL:
+        return <Row>known
+    return new_row(kernel) if kernel in ids else None
+
+
 # ------------------------------------------------------------------------------------------------------- filling a call
 
 cdef inline cnp.ndarray array(tuple bufs, int i):
@@ -472,12 +480,8 @@ cdef class Native:
         cdef Row row
         cdef int status
         cdef int64_t failed = 0
-        cdef PyObject *known = PyDict_GetItem(rows, kernel)
-        if known is not NULL:
-            row = <Row>known
-        elif kernel in ids:
-            row = new_row(kernel)
-        else:
+        row = row_named(kernel)
+        if row is None:
             return unfit(self, kernel, bufs, attrs, UNFIT)
 
         status = fill(&c, row, bufs, attrs)
@@ -570,27 +574,18 @@ cdef int number(object value, double *to) except -1:
     return 0
 
 
-def quick(str kernel not None, x, y, tuple attrs not None):
-    """kernel(x) or, where y is not None, kernel(x, y) in a new array: what `run` does, for the small operands whose cost is
-    all in getting there. They are contiguous arrays of one shape and type; y may be 0-d, or a Python number.
-
-    None if they are anything else, or the current backend is no `Native`.
-    """
-    cdef PyObject *known = PyDict_GetItem(rows, kernel)
+cdef cnp.ndarray small(str kernel, x, y, tuple attrs):
+    """See `quick`."""
     cdef PyObject *backend = NULL
     cdef cnp.ndarray a, b, z
     cdef const pn_table *table
-    cdef Row row
+    cdef Row row = row_named(kernel)
     cdef pn_call c
     cdef int num, i
     cdef double scalar = 0
     cdef float narrow = 0
     cdef int64_t n, failed = 0
-    if known is not NULL:
-        row = <Row>known
-    elif kernel in ids:
-        row = new_row(kernel)
-    else:
+    if row is None:
         return None
     if row.operands != 1 + (y is not None) or PyTuple_GET_SIZE(attrs) != row.attrs or not cnp.PyArray_CheckExact(x):
         return None
@@ -636,24 +631,55 @@ def quick(str kernel not None, x, y, tuple attrs not None):
     return z
 
 
-def new(cls):
-    """cls.__new__(cls), at a third of the price."""
-    return (<PyTypeObject *>cls).tp_new(<PyTypeObject *>cls, (), NULL)
-
-
 @cython.final
 @cython.freelist(256)
 cdef class Storage:
     """What tensors that share memory share: how often it was written, and how often in-place ops rewrote its graph."""
 
 
-cdef object operate, product                 # of tensor.py
+cdef type tensor_class                       # these three from tensor.py
+cdef object operate, product
 
 
-def operators(arithmetic, matmul):
-    """arithmetic(name, x, y) serves + - * / of tensors, matmul(x, y) serves @."""
-    global operate, product
-    operate, product = arithmetic, matmul
+def serve(kind, arithmetic, matmul):
+    """What tensor.py has for the functions here: its class, arithmetic(name, x, y) for x + y and its like, matmul(x, y)."""
+    global tensor_class, operate, product
+    tensor_class, operate, product = kind, arithmetic, matmul
+
+
+cpdef fresh(array):
+    """A tensor around an array that is nobody else's."""
+    cdef TensorBase t = (<PyTypeObject *>tensor_class).tp_new(<PyTypeObject *>tensor_class, (), NULL)
+    t.array = array
+    t.storage = Storage.__new__(Storage)
+    return t
+
+
+def quick(str kernel not None, x, y, tuple attrs not None):
+    """kernel(x) or, where y is not None, kernel(x, y) in a new array: what `run` does, for the small operands whose cost is
+    all in getting there. They are contiguous arrays of one shape and type; y may be 0-d, or a Python number.
+
+    None if they are anything else, or the current backend is no `Native`.
+    """
+    return small(kernel, x, y, attrs)
+
+
+cpdef quick_tensor(str kernel, x, y):
+    """The same of tensors, as a tensor; None if one of them needs a gradient, too."""
+    cdef TensorBase t
+    if not isinstance(x, TensorBase):
+        return None
+    t = <TensorBase>x
+    if t.needs_grad or t.storage.rewrites:
+        return None
+    x = t.array
+    if isinstance(y, TensorBase):
+        t = <TensorBase>y
+        if t.needs_grad or t.storage.rewrites:
+            return None
+        y = t.array
+    array = small(kernel, x, y, ())
+    return None if array is None else fresh(array)
 
 
 @cython.c_api_binop_methods(True)            # else classes in Python would look the operators up by name, at each use
@@ -661,16 +687,20 @@ cdef class TensorBase:
     """The fields of a tensor, its array's buffer protocol, and those operators whose cost is felt."""
 
     def __add__(x, y):                       # either is the tensor: there is no __radd__
-        return operate("add", x, y)
+        z = quick_tensor("add", x, y)
+        return operate("add", x, y) if z is None else z
 
     def __sub__(x, y):
-        return operate("sub", x, y)
+        z = quick_tensor("sub", x, y)
+        return operate("sub", x, y) if z is None else z
 
     def __mul__(x, y):
-        return operate("mul", x, y)
+        z = quick_tensor("mul", x, y)
+        return operate("mul", x, y) if z is None else z
 
     def __truediv__(x, y):
-        return operate("div", x, y)
+        z = quick_tensor("div", x, y)
+        return operate("div", x, y) if z is None else z
 
     def __matmul__(x, y):
         return product(x, y)
