@@ -87,4 +87,10 @@ int    pn_run(const pn_table *, const pn_call *, int64_t count, int flush_denorm
    of pn_scratch; NULL if there is none. Kernels have no other way to memory. */
 void *pn_scratch(size_t bytes);
 
+/* core/memory.c, for the binding: memory of arrays, 64-byte aligned, NULL if there is none. What is given back is kept
+   for the next taker up to a limit in bytes, 128 MiB at first; to set it frees what is kept. */
+void *pn_take(size_t bytes);
+void  pn_give(void *, size_t bytes);
+void  pn_keep_at_most(size_t bytes);
+
 #endif

@@ -9,7 +9,8 @@ from . import kernels
 
 __version__ = "0.1.0"
 
-VARIABLES = ("PYNEURO_BACKEND", "PYNEURO_ISA", "PYNEURO_CHECK", "PYNEURO_TRACE", "PYNEURO_FTZ")
+VARIABLES = ("PYNEURO_BACKEND", "PYNEURO_ISA", "PYNEURO_CHECK", "PYNEURO_TRACE", "PYNEURO_FTZ",
+             "PYNEURO_CACHE_MB")
 
 
 def _cpu() -> str:

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
-from .kernels import ShapeError
+from .kernels import ShapeError, owned
 
 __all__ = ["Node", "backward", "enable_grad", "grad", "is_grad_enabled", "no_grad", "record", "set_grad_enabled"]
 
@@ -261,7 +261,7 @@ def _accumulate(leaf: Any, g: Any, create_graph: bool, taken: set[int] | None) -
         array = g.array
         if (
             taken is None
-            or array.base is not None
+            or not owned(array)
             or not array.flags.c_contiguous
             or not array.flags.writeable
             or id(array) in taken

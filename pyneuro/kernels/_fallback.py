@@ -9,6 +9,11 @@ import numpy as np
 empty = np.empty
 
 
+def owned(array: np.ndarray) -> bool:
+    """Whether no other array can share its memory."""
+    return array.base is None
+
+
 def isas() -> list[str]:
     return []
 

@@ -49,6 +49,9 @@ cdef extern from "pyneuro.h":
     const char *const pn_kernel_signature[]
     int pn_supported(const pn_table *)
     int pn_run(const pn_table *, const pn_call *, int64_t, int, int64_t *) nogil
+    void *pn_take(size_t)
+    void pn_give(void *, size_t)
+    void pn_keep_at_most(size_t)
 
 cdef extern from *:
     """
@@ -540,15 +543,66 @@ cdef int complain(Native self, str kernel, tuple bufs, tuple attrs, int status) 
 
 # ---------------------------------------------------------------------------------------------------------- the tensor
 
+@cython.final
+@cython.freelist(64)
+cdef class Block:
+    """Memory of an array: its `base`."""
+    cdef void *data
+    cdef size_t size
+
+    def __dealloc__(self):
+        if self.data is not NULL:
+            pn_give(self.data, self.size)
+
+
+def _cache_limit():
+    """PYNEURO_CACHE_MB in bytes."""
+    given = os.environ.get("PYNEURO_CACHE_MB", "128")
+    try:
+        megabytes = float(given)
+    except ValueError:
+        megabytes = -1
+    if not 0 <= megabytes <= 1 << 40:
+        raise ValueError(f"PYNEURO_CACHE_MB={given!r} is not a number of megabytes")
+    return 0 if PN_SANITIZE else int(megabytes * (1 << 20))          # a sanitizer shall see memory that is freed
+
+pn_keep_at_most(_cache_limit())
+
+
+cdef cnp.ndarray new_array(int axes, cnp.npy_intp *extents, int num, size_t itemsize):
+    """Uninitialised. Small ones have their memory from NumPy, which is the quicker there."""
+    cdef double size = itemsize
+    cdef Block block
+    cdef cnp.ndarray a
+    cdef int i
+    for i in range(axes):
+        size *= extents[i]
+    if 1024 <= size <= 1e15:
+        block = Block.__new__(Block)
+        block.size = <size_t>size
+        block.data = pn_take(block.size)
+        if block.data is not NULL:
+            a = cnp.PyArray_New(cnp.ndarray, axes, extents, num, NULL, block.data, 0, cnp.NPY_ARRAY_CARRAY, <object>NULL)
+            cnp.set_array_base(a, block)
+            return a
+    return cnp.PyArray_EMPTY(axes, extents, num, 0)      # or what NumPy says when there is no memory
+
+
 def empty(tuple shape, dtype):
-    """np.empty, at half the price."""
+    """np.empty, of memory that is 64-byte aligned unless it is small, and reused."""
     cdef cnp.npy_intp extents[PN_MAX_RANK]
-    cdef int axes = len(shape)
+    cdef int axes = len(shape), num = (<cnp.dtype?>dtype).type_num
     if axes > PN_MAX_RANK:
         return np.empty(shape, dtype)
     for i in range(axes):
         extents[i] = shape[i]
-    return cnp.PyArray_EMPTY(axes, extents, (<cnp.dtype?>dtype).type_num, 0)
+    return new_array(axes, extents, num, (<cnp.dtype>dtype).itemsize)
+
+
+def owned(cnp.ndarray array not None):
+    """Whether no other array can share its memory."""
+    base = cnp.get_array_base(array)
+    return base is None or type(base) is Block
 
 
 cdef object chosen, process                  # where the waist keeps its backends, see `follow`
@@ -621,7 +675,7 @@ cdef cnp.ndarray small(str kernel, x, y, tuple attrs):
             return None
     for i in range(row.attrs):
         c.attr[i] = PyFloat_AsDouble(<object>PyTuple_GET_ITEM(attrs, i))
-    z = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), num, 0)
+    z = new_array(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), num, 1 << shift_of[c.type])
     c.kernel, c.buffers, c.attrs, c.map, c.rank, c.dim[0] = row.kernel, row.slots, row.attrs, 1, 1, n
     c.buf[row.operands].data, c.buf[row.operands].stride[0] = cnp.PyArray_DATA(z), 1
     for i in range(row.slots):
