@@ -12,7 +12,18 @@ import numpy as np
 
 from . import autograd, ops
 from .autograd import _edge, is_grad_enabled, record
-from .kernels import DeviceError, DtypeError, ShapeError, Storage, TensorBase, fresh, quick, quick_tensor, serve
+from .kernels import (
+    DeviceError,
+    DtypeError,
+    ShapeError,
+    Storage,
+    TensorBase,
+    fresh,
+    quick,
+    quick_matmul,
+    quick_tensor,
+    serve,
+)
 from .ops import OPS
 
 _TENSOR: Any = TensorBase             # what passes isinstance is a whole Tensor, which mypy cannot know
@@ -1397,6 +1408,9 @@ def where(condition: Any, input: Any = None, other: Any = None) -> Any:
 
 def matmul(input: Any, other: Any) -> Any:
     """Matrix product by NumPy's and torch's rules: vectors are lifted and dropped again, leading axes broadcast."""
+    product = quick_matmul(input, other)
+    if product is not None:
+        return product
     a, b = as_tensor(input), as_tensor(other)
     if a.dtype != b.dtype:
         raise DtypeError(f"matmul of {a.dtype} and {b.dtype}: convert one of them with .to()")

@@ -29,6 +29,7 @@ try:
         isas,
         owned,
         quick,
+        quick_matmul,
         quick_tensor,
         serve,
     )
@@ -44,6 +45,7 @@ except ModuleNotFoundError:  # built without a C compiler
         isas,
         owned,
         quick,
+        quick_matmul,
         quick_tensor,
         serve,
     )
@@ -70,6 +72,7 @@ __all__ = [
     "make_backend",
     "owned",
     "quick",
+    "quick_matmul",
     "quick_tensor",
     "run",
     "serve",

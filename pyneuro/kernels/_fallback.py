@@ -40,6 +40,10 @@ def quick_tensor(kernel: str, x: Any, y: Any) -> Any:
     return None
 
 
+def quick_matmul(x: Any, y: Any) -> Any:
+    return None
+
+
 def fresh(array: Any) -> Any:
     """A tensor around an array that is nobody else's."""
     t = object.__new__(TensorBase.kind)

@@ -479,11 +479,13 @@ cdef class Native:
 
     def run(self, str kernel not None, tuple bufs not None, tuple attrs not None=()):
         """Check the operands against the kernel's signature and run it. Raises what `signature.check` raises."""
+        self.go(kernel, bufs, attrs)
+
+    cdef object go(self, str kernel, tuple bufs, tuple attrs):
         cdef pn_call c
-        cdef Row row
         cdef int status
         cdef int64_t failed = 0
-        row = row_named(kernel)
+        cdef Row row = row_named(kernel)
         if row is None:
             return unfit(self, kernel, bufs, attrs, UNFIT)
 
@@ -628,28 +630,29 @@ cdef int number(object value, double *to) except -1:
     return 0
 
 
+cdef Native current_native():
+    """The current backend, or None if it is another kind."""
+    cdef PyObject *found = NULL
+    PyContextVar_Get(chosen, NULL, &found)
+    current = process if found is NULL or <object>found is None else <object>found
+    Py_XDECREF(found)
+    return <Native>current if type(current) is Native else None
+
+
 cdef cnp.ndarray small(str kernel, x, y, tuple attrs):
     """See `quick`."""
-    cdef PyObject *backend = NULL
+    cdef Native backend = current_native()
     cdef cnp.ndarray a, b, z
-    cdef const pn_table *table
     cdef Row row = row_named(kernel)
     cdef pn_call c
     cdef int num, i
     cdef double scalar = 0
     cdef float narrow = 0
     cdef int64_t n, failed = 0
-    if row is None:
+    if row is None or backend is None:
         return None
     if row.operands != 1 + (y is not None) or PyTuple_GET_SIZE(attrs) != row.attrs or not cnp.PyArray_CheckExact(x):
         return None
-    PyContextVar_Get(chosen, NULL, &backend)
-    current = process if backend is NULL or <object>backend is None else <object>backend
-    Py_XDECREF(backend)
-    if type(current) is not Native:
-        return None
-    table = (<Native>current).table
-
     a = <cnp.ndarray>x
     num = cnp.PyArray_TYPE(a)
     n = size_of(a)
@@ -680,7 +683,7 @@ cdef cnp.ndarray small(str kernel, x, y, tuple attrs):
     c.buf[row.operands].data, c.buf[row.operands].stride[0] = cnp.PyArray_DATA(z), 1
     for i in range(row.slots):
         c.size[i], c.written[i] = 1 << shift_of[c.type], row.slot[i].written
-    if pn_run(table, &c, 1, flush_denormals, &failed) != PN_OK:
+    if pn_run(backend.table, &c, 1, flush_denormals, &failed) != PN_OK:
         return None
     return z
 
@@ -718,22 +721,64 @@ def quick(str kernel not None, x, y, tuple attrs not None):
     return small(kernel, x, y, attrs)
 
 
+cdef inline object plain(x):
+    """The array of a tensor that needs no gradient, else None."""
+    if not isinstance(x, TensorBase) or (<TensorBase>x).needs_grad or (<TensorBase>x).storage.rewrites:
+        return None
+    return (<TensorBase>x).array
+
+
 cpdef quick_tensor(str kernel, x, y):
     """The same of tensors, as a tensor; None if one of them needs a gradient, too."""
-    cdef TensorBase t
-    if not isinstance(x, TensorBase):
-        return None
-    t = <TensorBase>x
-    if t.needs_grad or t.storage.rewrites:
-        return None
-    x = t.array
-    if isinstance(y, TensorBase):
-        t = <TensorBase>y
-        if t.needs_grad or t.storage.rewrites:
+    x = plain(x)
+    if x is not None and isinstance(y, TensorBase):
+        y = plain(y)
+        if y is None:
             return None
-        y = t.array
-    array = small(kernel, x, y, ())
+    array = None if x is None else small(kernel, x, y, ())
     return None if array is None else fresh(array)
+
+
+cdef cnp.ndarray as_matrix(cnp.ndarray a, int64_t rows, int64_t columns):
+    """a vector, or one element, as a matrix of a single column or row on the same memory."""
+    cdef cnp.npy_intp[2] shape = [rows, columns]
+    cdef cnp.npy_intp[2] strides
+    cdef cnp.ndarray view
+    strides[0] = strides[1] = cnp.PyArray_STRIDES(a)[0] if cnp.PyArray_NDIM(a) else cnp.PyArray_ITEMSIZE(a)
+    view = cnp.PyArray_New(cnp.ndarray, 2, shape, cnp.PyArray_TYPE(a), strides, cnp.PyArray_DATA(a), 0,
+                           cnp.PyArray_FLAGS(a) & cnp.NPY_ARRAY_WRITEABLE, <object>NULL)
+    cnp.set_array_base(view, a)
+    return view
+
+
+cpdef quick_matmul(x, y):
+    """x @ y of matrices and vectors, float tensors of one type that need no gradient, on a `Native` backend; else None."""
+    cdef Native backend = current_native()
+    cdef cnp.ndarray a, b, c
+    cdef cnp.npy_intp[2] shape
+    cdef int num, rows, columns
+    cdef int64_t k
+    x, y = plain(x), plain(y)
+    if backend is None or x is None or y is None:
+        return None
+    a, b = x, y
+    num = cnp.PyArray_TYPE(a)
+    rows, columns = cnp.PyArray_NDIM(a) - 1, cnp.PyArray_NDIM(b) - 1            # axes that the result has of each
+    if not (0 <= rows <= 1 and 0 <= columns <= 1) or num != cnp.PyArray_TYPE(b) or not 0 <= num < NUMPY_TYPES or \
+            type_of[num] > PN_F64 or not cnp.PyArray_ISNOTSWAPPED(a) or not cnp.PyArray_ISNOTSWAPPED(b):
+        return None
+    k = cnp.PyArray_DIMS(a)[rows]
+    if k != cnp.PyArray_DIMS(b)[0]:
+        return None
+    if rows:
+        shape[0] = cnp.PyArray_DIMS(a)[0]
+    if columns:
+        shape[rows] = cnp.PyArray_DIMS(b)[1]
+    c = result = new_array(rows + columns, shape, num, 1 << shift_of[type_of[num]])
+    if not (rows and columns):
+        c = as_matrix(c, shape[0] if rows else 1, shape[0] if columns else 1)
+    backend.go("matmul", (a if rows else as_matrix(a, 1, k), b if columns else as_matrix(b, k, 1), c), ())
+    return fresh(result)
 
 
 @cython.c_api_binop_methods(True)            # else classes in Python would look the operators up by name, at each use
@@ -757,7 +802,8 @@ cdef class TensorBase:
         return operate("div", x, y) if z is None else z
 
     def __matmul__(x, y):
-        return product(x, y)
+        z = quick_matmul(x, y)
+        return product(x, y) if z is None else z
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         if self.needs_grad:                  # np.asarray then tries __array__, which says the same
