@@ -6,15 +6,13 @@ from pyneuro.bench.rows import ROWS
 from pyneuro.bench.timing import DEFINITION, OURS, contenders, installed
 
 
-def pairs():
-    for row in ROWS:
-        if row.gate != "activation":
-            able = row.make()
-            for name in (OURS, DEFINITION, *(peer for peer in installed() if peer in able)):
-                yield pytest.param(row, name, id=f"{row}-{name}")
+def able(row):
+    known = row.make()
+    return [OURS, DEFINITION, *(peer for peer in installed() if peer in known)]
 
 
-@pytest.mark.parametrize(("row", "name"), pairs())
+@pytest.mark.parametrize(("row", "name"), [
+    pytest.param(row, name, id=f"{row}-{name}") for row in ROWS if row.gate != "activation" for name in able(row)])
 def test_row(row, name, measure):
     found, left_out = contenders(row, [name])
     assert not left_out

@@ -36,7 +36,7 @@ class Result:
         row = self.row
         if row.flops:
             return self.rate / flop_rate(row.dtype)
-        return self.rate / copy_bandwidth(row.nbytes) if row.nbytes else None
+        return self.rate / copy_bandwidth(row.held or row.nbytes) if row.nbytes else None
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ GATES = [
 # Cells
 
 def duration(seconds: float) -> str:
-    scale, unit = (1e9, "ns") if seconds < 1e-6 else (1e6, "us") if seconds < 1e-3 else (1e3, "ms")
+    scale, unit = (1e9, "ns") if seconds < 1e-5 else (1e6, "us") if seconds < 1e-3 else (1e3, "ms")
     value = seconds * scale
     return f"{value:.{0 if unit == 'ns' or value >= 100 else 1 if value >= 10 else 2}f} {unit}"
 
@@ -109,7 +109,7 @@ def gate_cells(gate: dict[str, Any]) -> list[str]:
     if gate["rows"] > 1:
         verdict += f"; lowest {gate['lowest']:.2f} ({gate['lowest_row']})"
     if gate["short"]:
-        verdict += "; too slow: " + "; ".join(gate["short"])
+        verdict += f"; {len(gate['short'])} too slow, see below"
     return [gate["work"], "best of " * (len(gate["against"]) > 1) + ", ".join(gate["against"]),
             f"{gate['at_least']:g} {gate['statistic']}{rest}",
             f"{gate['measured']:.2f}" if gate["rows"] else "", verdict if gate["rows"] else "not measured"]

@@ -3,6 +3,7 @@
 import datetime
 import os
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -70,15 +71,16 @@ class Run:
     def go(self, threads: bool = False) -> None:
         cores = pn.config()["cores"]
         with alone() as processor:
+            clock = time.perf_counter if processor is None else time.process_time
             self.environment = environment(self.peers, processor) | {"cores": cores}
             self.say(*[f"{name:<12} {text}" for name, text in self.facts()])
             for row in self.rows:
                 if not self.results or row.group != self.results[-1].row.group:
                     self.say("", row.group)
                 found, left_out = contenders(row, self.peers)
-                self.results.append(result := Result(row, measure(found, self.effort), left_out))
-                name, time, rate, share, *others = cells(result, self.columns([result]))
-                self.say(f"  {name:<22}{time:>9}{rate:>15}{share:>6}   " + "".join(
+                self.results.append(result := Result(row, measure(found, self.effort, clock), left_out))
+                name, median, rate, share, *others = cells(result, self.columns([result]))
+                self.say(f"  {name:<22}{median:>9}{rate:>15}{share:>6}   " + "".join(
                     f"{column} {cell}".ljust(28) for column, cell in zip(self.columns([result]), others)).rstrip())
                 self.say(*[f"    without {peer}, which {why}" for peer, why in left_out.items()])
         if threads:
@@ -140,7 +142,12 @@ class Run:
     def gate_lines(self) -> list[str]:
         return ["", "gates: ratio peer / pyneuro", *(
             f"  {work:<50}{against:<22}{least:<42}{measured:>9}  {verdict}" for work, against, least, measured, verdict in
-            map(gate_cells, self.gates()) if measured)]
+            map(gate_cells, self.gates()) if measured), *(f"  {line}" for line in self.too_slow())]
+
+    def too_slow(self) -> list[str]:
+        """The rows that keep a gate from being met although all together would do."""
+        return [f"under {gate['each_at_least']:g} of {', '.join(gate['against'])}: {line}"
+                for gate in self.gates() for line in gate["short"]]
 
     def as_markdown(self) -> str:
         """RESULTS.md."""
@@ -148,6 +155,7 @@ class Run:
         lines += [f"- {name}: {text}" for name, text in self.facts()]
         lines += ["", "## Gates", "", "Ratio of the peer's time to pyneuro's; of several peers, the best counts.", "",
                   *markdown(("work", "against", "at least", "measured", ""), map(gate_cells, self.gates()))]
+        lines += ["", *[f"- {line}" for line in self.too_slow()]] if self.too_slow() else []
         for group in dict.fromkeys(r.row.group for r in self.results):
             results = [r for r in self.results if r.row.group == group]
             columns = self.columns(results)
