@@ -19,9 +19,9 @@ from pyneuro.bench.run import environment, facts  # noqa: E402
 from pyneuro.bench.timing import copy_bandwidth, flop_rate, installed  # noqa: E402
 
 RESULTS = pytest.StashKey[list]()
-QUICK = {"max_time": "0.05", "min_rounds": 5, "timer": "time.process_time", "disable_gc": True, "quiet": True}
+QUICK = {"max_time": "0.05", "min_time": "0.0005", "min_rounds": 5, "timer": "time.process_time", "disable_gc": True, "quiet": True}
 TABLES = ("--benchmark-columns", "--benchmark-sort", "--benchmark-group-by", "--benchmark-verbose")
-WIDTHS = (22, 8, 11, 8, 15, 9)                                # of the last table's columns
+WIDTHS = (22, 13, 11, 8, 15, 9)                               # of the last table's columns
 
 
 def pytest_addoption(parser):
