@@ -158,7 +158,7 @@ class Effort:
 
 
 # Batches shorter than 4 ms tell how long it takes to find its code in no cache, up to half as long again for some peers.
-QUICK, FULL = Effort("quick", 7, 0.1, 4e-3), Effort("full", 15, 1.0, 1e-2)
+QUICK, FULL = Effort("quick", 5, 0.05, 4e-3), Effort("full", 15, 1.0, 1e-2)
 
 
 def measure(given: dict[str, Contender], effort: Effort, clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
