@@ -4,21 +4,24 @@ import os
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 
 for _pool in ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM", "NUMEXPR", "PYNEURO"):
     os.environ[f"{_pool}_NUM_THREADS"] = "1"                  # before NumPy and its BLAS start theirs
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+PROCESSOR = max(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else None
+if PROCESSOR is not None:
+    os.sched_setaffinity(0, {PROCESSOR})
 
-import machine  # noqa: E402
 import pytest  # noqa: E402
 
 import pyneuro as pn  # noqa: E402
+from pyneuro.bench.run import environment, facts  # noqa: E402
+from pyneuro.bench.timing import copy_bandwidth, flop_rate, installed  # noqa: E402
 
 RESULTS = pytest.StashKey[list]()
-QUICK = {"max_time": "0.05", "min_rounds": 5, "timer": "time.process_time", "disable_gc": True, "quiet": True}
+QUICK = {"max_time": "0.05", "min_time": "0.0005", "min_rounds": 5, "timer": "time.process_time", "disable_gc": True, "quiet": True}
 TABLES = ("--benchmark-columns", "--benchmark-sort", "--benchmark-group-by", "--benchmark-verbose")
-WIDTHS = (22, 8, 11, 8, 15, 9)                                # of the last table's columns
+WIDTHS = (22, 13, 11, 8, 15, 9)                               # of the last table's columns
 
 
 def pytest_addoption(parser):
@@ -74,7 +77,7 @@ def measure(benchmark, request):
         seconds = benchmark.stats.stats.median
         rate = (flops or nbytes) / seconds or None
         unit = "GFLOP/s" if flops else "GB/s"
-        peak = machine.flop_rate(dtype) if flops else machine.copy_bandwidth(nbytes) if nbytes else None
+        peak = flop_rate(dtype) if flops else copy_bandwidth(nbytes) if nbytes else None
         share = rate / peak if rate and peak else None
         benchmark.extra_info.update({"impl": impl, "dtype": dtype})
         if rate:
@@ -83,9 +86,14 @@ def measure(benchmark, request):
     return run
 
 
+@cache
+def describe():
+    return environment(installed(), PROCESSOR)
+
+
 def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info["pyneuro"] = {k: v for k, v in pn.config().items() if k != "environment"}
-    machine_info["peaks"] = machine.describe().splitlines()[-1]
+    machine_info["peaks"] = describe()["peaks"]
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -94,7 +102,8 @@ def pytest_terminal_summary(terminalreporter, config):
         return
     write = terminalreporter.write_line
     terminalreporter.section("median times, on one thread", sep="-")
-    write(machine.describe())
+    for name, text in facts(describe()):
+        write(f"{name:<12} {text}")
     width = max(len(r.group) for r in results) + 2
     heads = ["baseline", "", "median", "ratio", "rate", "of peak"]
     write("\n" + " " * width + "".join(f"{head:>{w}}" for head, w in zip(heads, WIDTHS)))
@@ -121,8 +130,8 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def _subject(result):
-    """The op: its lines stand together."""
-    return result.group.partition("-")[0]
+    """The op, or the row: its lines stand together."""
+    return result.group if ": " in result.group else result.group.partition("-")[0]
 
 
 def _time(seconds):

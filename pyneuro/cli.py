@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command line: `pyneuro demo` trains a network on handwritten digits and times it; `pyneuro info`.
+"""The command line: `pyneuro demo` trains a network on handwritten digits and times it; `pyneuro bench`; `pyneuro info`.
 
 Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted, 141 nobody reads the output any more.
 """
@@ -60,10 +60,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _begin_on_one_thread() -> None:
-    """If this process is a demo, begin anew with every library on one thread."""
+    """If this process is there to time, begin anew with every library on one thread."""
     given = sys.argv[1:]
-    is_demo = given[:1] == ["demo"] and sys.orig_argv[-len(given):] == given
-    if is_demo and not ONE_THREAD.items() <= os.environ.items():
+    times = given[:1] in (["demo"], ["bench"]) and sys.orig_argv[-len(given):] == given
+    if times and not ONE_THREAD.items() <= os.environ.items():
         quiet = {} if pn.kernels.has_native else {"PYNEURO_BACKEND": "reference"}     # or it would warn again
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **ONE_THREAD, **quiet})
 
@@ -77,7 +77,7 @@ def _command(argv: list[str] | None) -> int:
     if not args.command:
         parser.print_help(sys.stderr)
         return 2
-    return demo(args) if args.command == "demo" else info(args)
+    return {"demo": demo, "bench": bench, "info": info}[args.command](args)
 
 
 def _failed(sentence: str, code: int) -> int:
@@ -158,6 +158,18 @@ def _parser() -> "argparse.ArgumentParser":
                      help="of the split, the first weights and every shuffle (%(default)s)")
     new.add_argument("--json", action="store_true", help="one JSON object on standard output, all else on the other")
 
+    new = commands.add_parser("bench", help="time the kernels beside other libraries", allow_abbrev=False,
+                              description="Times pyneuro beside its NumPy reference and, where they are installed, torch, "
+                                          "jax, onnxruntime and scikit-learn, on one thread; some minutes.")
+    new.add_argument("--quick", action="store_true", help="fewer rows and rounds: some 20 seconds")
+    new.add_argument("--rows", default="", metavar="PATTERN",
+                     help="only rows whose group or name has it; * and ? stand for anything")
+    new.add_argument("--threads", action="store_true", help="also time some rows on more than one thread")
+    new.add_argument("--json", nargs="?", const="-", metavar="FILE",
+                     help="everything as one JSON object, in a file, or on standard output and all else on the other")
+    new.add_argument("--results", nargs="?", const="RESULTS.md", metavar="FILE",
+                     help="tables in Markdown in a file (RESULTS.md)")
+
     new = commands.add_parser("info", help="tell what runs here: CPU, kernels, build, versions", allow_abbrev=False,
                               description="Tells versions, CPU, backends, build and environment variables in force.")
     new.add_argument("--json", action="store_true", help="as one JSON object")
@@ -172,6 +184,44 @@ def info(args: "argparse.Namespace") -> int:
         print(json.dumps(pn.config(), default=str))
     else:
         pn.show_config()
+    return 0
+
+
+# bench
+
+def bench(args: "argparse.Namespace") -> int:
+    """Run the suite; what was measured is told even if it is interrupted."""
+    import json
+
+    from pyneuro import bench as suite
+
+    out = sys.stderr if args.json == "-" else sys.stdout
+
+    def say(*lines: str) -> None:
+        for line in lines:
+            print(line, file=out, flush=True)
+
+    rows = suite.choose(args.rows, args.quick)
+    if not rows:
+        known = "; ".join(dict.fromkeys(row.group for row in suite.ROWS))
+        return _failed(f"no row is named like {args.rows!r}; groups are {known}", 2)
+    for name in args.results, args.json:          # before minutes go by
+        if name and name != "-" and (os.path.isdir(name) or not os.access(os.path.dirname(name) or ".", os.W_OK)):
+            return _failed(f"{name} cannot be written", 1)
+    run = suite.Run(rows, suite.QUICK if args.quick else suite.FULL, say)
+    try:
+        run.go(threads=args.threads)
+    finally:
+        if run.results:
+            say(*run.gate_lines())
+            if args.json == "-":
+                print(json.dumps(run.as_dict()))
+            elif args.json:
+                with open(args.json, "w") as f:
+                    json.dump(run.as_dict(), f, indent=1)
+            if args.results and run.complete:
+                with open(args.results, "w") as f:
+                    f.write(run.as_markdown())
     return 0
 
 

@@ -41,6 +41,7 @@ FLOORS = [  # from the ground up; a module imports from lower floors, and from i
     {"random", "metrics", "datasets"},
     {"nn", "optim"},
     {""},                                                  # the face: pyneuro itself
+    {"bench"},
     {"cli"},
     {"__main__"},
 ]
