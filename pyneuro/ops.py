@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import DtypeError, ShapeError, current_backend, empty
+from .kernels import DtypeError, ShapeError, current_backend, empty, quick_fold
 from .kernels.signature import CASTABLE, FLOATS, KERNELS
 
 Array = np.ndarray
@@ -316,9 +316,11 @@ def whole(name: str, *operands: Array) -> Array:
 
 def reduction(name: str, formula: str, rule: Callable, saves: tuple[int, ...] = (), kernel_attrs: int = 0) -> None:
     def forward(x: Array, dims: tuple[int, ...], keepdim: bool, *attrs: float) -> Array:
-        middle, _ = folded(x, dims)
-        y = empty(kept_shape(x.shape, dims, keepdim), x.dtype)
-        run(name, (middle, y.reshape(middle.shape[0], middle.shape[2])), attrs)
+        y = quick_fold(name, x, dims, keepdim, attrs)
+        if y is None:
+            middle, _ = folded(x, dims)
+            y = empty(kept_shape(x.shape, dims, keepdim), x.dtype)
+            run(name, (middle, y.reshape(middle.shape[0], middle.shape[2])), attrs)
         return y
 
     def backward(node: Any, g: Any) -> tuple:

@@ -1148,8 +1148,8 @@ class Tensor(TensorBase):
     # Reductions. dim: an axis, a tuple of axes, or None for all.
 
     def _reduce(self, name: str, dim: Any, keepdim: bool, *attrs: float) -> Any:
-        dims = _as_dims(self.shape, dim)
-        if name in ("max", "min") and not math.prod(self.shape[d] for d in dims):
+        dims = _as_dims(self.array.shape, dim)
+        if (name == "max" or name == "min") and not math.prod(self.shape[d] for d in dims):
             raise IndexError(f"{name} of no elements (shape {list(self.shape)}, dim {dim}) is not defined")
         if self.array.dtype in _FLOATS:
             return self._op(name, attrs=(dims, bool(keepdim), *attrs))

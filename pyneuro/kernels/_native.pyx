@@ -739,6 +739,41 @@ cpdef quick_tensor(str kernel, x, y):
     return None if array is None else fresh(array)
 
 
+cdef cnp.ndarray grouped(cnp.ndarray a, int first, int middle):
+    """A contiguous array as (axes before `first`, so many in the middle, the others), without the middle one if middle is 0."""
+    cdef cnp.npy_intp[3] shape = [1, 1, 1]
+    cdef int axis, place, count = 3 if middle else 2
+    cdef cnp.ndarray view
+    for axis in range(cnp.PyArray_NDIM(a)):
+        place = 0 if axis < first else 1 if axis < first + middle else count - 1
+        shape[place] *= cnp.PyArray_DIMS(a)[axis]
+    view = cnp.PyArray_New(cnp.ndarray, count, shape, cnp.PyArray_TYPE(a), NULL, cnp.PyArray_DATA(a), 0,
+                           cnp.NPY_ARRAY_CARRAY_RO | cnp.PyArray_FLAGS(a) & cnp.NPY_ARRAY_WRITEABLE, <object>NULL)
+    cnp.set_array_base(view, a)
+    return view
+
+
+def quick_fold(str kernel not None, cnp.ndarray x not None, tuple dims not None, bint keepdim, tuple attrs not None):
+    """A reduction over neighbouring axes of a contiguous array, on a `Native` backend; else None. dims as ops.folded has it."""
+    cdef Native backend = current_native()
+    cdef cnp.npy_intp[PN_MAX_RANK] shape
+    cdef int i, kept = 0, ndim = cnp.PyArray_NDIM(x), num = cnp.PyArray_TYPE(x), count = len(dims), first, last
+    cdef cnp.ndarray y
+    if backend is None or count == 0 or ndim > PN_MAX_RANK or not cnp.PyArray_ISCARRAY_RO(x) or \
+            not 0 <= num < NUMPY_TYPES or type_of[num] > PN_F64:
+        return None
+    first, last = dims[0], dims[count - 1]
+    if first < 0 or last >= ndim or last - first != count - 1:
+        return None
+    for i in range(ndim):
+        if i < first or i > last or keepdim:
+            shape[kept] = 1 if first <= i <= last else cnp.PyArray_DIMS(x)[i]
+            kept += 1
+    y = new_array(kept, shape, num, 1 << shift_of[type_of[num]])
+    backend.go(kernel, (grouped(x, first, count), grouped(y, first, 0)), attrs)
+    return y
+
+
 cdef cnp.ndarray as_matrix(cnp.ndarray a, int64_t rows, int64_t columns):
     """a vector, or one element, as a matrix of a single column or row on the same memory."""
     cdef cnp.npy_intp[2] shape = [rows, columns]
