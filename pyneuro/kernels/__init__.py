@@ -18,9 +18,17 @@ from .signature import DeviceError, DtypeError, ShapeError
 from .wrap import Checked, Traced
 
 try:
-    from ._native import Native, TensorBase, build_info, empty, isas
+    from ._native import Native, TensorBase, build_info, empty, get_num_threads, isas, set_num_threads
 except ModuleNotFoundError:  # built without a C compiler
-    from ._fallback import Native, TensorBase, build_info, empty, isas  # type: ignore[assignment]
+    from ._fallback import (  # type: ignore[assignment]
+        Native,
+        TensorBase,
+        build_info,
+        empty,
+        get_num_threads,
+        isas,
+        set_num_threads,
+    )
 
 __all__ = [
     "Backend",
@@ -36,11 +44,13 @@ __all__ = [
     "backend",
     "current_backend",
     "empty",
+    "get_num_threads",
     "has_native",
     "isas",
     "make_backend",
     "run",
     "set_backend",
+    "set_num_threads",
 ]
 
 

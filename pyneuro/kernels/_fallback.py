@@ -5,11 +5,21 @@ from typing import Any
 
 import numpy as np
 
+from . import threads
+
 empty = np.empty
 
 
 def isas() -> list[str]:
     return []
+
+
+def get_num_threads() -> int:
+    return 1
+
+
+def set_num_threads(n: int) -> None:
+    threads.checked(n)                   # NumPy's own are not ours to set
 
 
 def build_info() -> dict[str, Any]:
