@@ -41,8 +41,8 @@ typedef struct {
                           an operand without "..." has stride 0 throughout. The kernel itself only ever sees
                           rank 1, and of every "..." operand stride 1 or (read only) 0: core/run.c sees to that.
                           A written operand has stride 0 only along an axis of extent 1.
-   Both: where parts > 1, the call may be cut along dim[cut] into so many parts, each worth a thread's while; any part
-   of that axis gives the bits that the whole gives there. along[slot] is the axis of the slot that is cut, or -1. */
+   Both: where parts > 1, the call may be cut along dim[cut] into so many parts, each worth a thread's while; a part of
+                          that axis gives the bits of the whole. along[slot] is the slot's axis that is cut, or -1. */
 typedef struct {
     int32_t kernel;
     uint8_t type;        /* element type of the call */
@@ -84,8 +84,8 @@ extern const char        *const pn_kernel_name[PN_KERNEL_COUNT];
 extern const char        *const pn_kernel_signature[PN_KERNEL_COUNT];
 int pn_supported(const pn_table *);                      /* by this CPU and operating system */
 
-/* core/run.c: runs calls until one fails; *failed is then its position. Flushes denormals meanwhile if asked. Calls that
-   may be cut are, where there are threads for it. */
+/* core/run.c: runs calls until one fails; *failed is then its position. Flushes denormals meanwhile if asked, and cuts
+   calls into parts where there are threads for it. */
 size_t pn_call_bytes(const pn_call *);
 int    pn_run(const pn_table *, const pn_call *, int64_t count, int flush_denormals, int64_t *failed);
 

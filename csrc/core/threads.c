@@ -5,9 +5,9 @@
    caller does what nobody else has begun, and waits only for parts that a worker is in the middle of. What a part
    computes never depends on who does it.
 
-   There are no workers before the first job, and none after a fork: the child makes its own when it needs them. They are
-   detached, take no signals, and hold nothing that must be tidied up at exit. A second caller finds the pool reserved and
-   does without. */
+   There are no workers before the first job, and none after a fork: the child makes its own when it needs them. They
+   are detached, take no signals, and hold nothing that must be tidied up at exit. A second caller finds the pool
+   reserved and does without. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -21,7 +21,8 @@ enum {
     LINE = 64,                   /* bytes of a cache line, or more */
     SPIN = 30 * 1000,            /* ns of looking out for the next job, or for the last part, before sleep */
     CREDIT = 8 * 1000 * 1000,    /* ns: what workers may have gained counts up to this when they are late */
-    REST = 16                    /* times what they have lost us we do without them */
+    REST = 16,                   /* times what they have lost us we do without them */
+    UNEQUAL = 3                  /* times as long as another a part may take by itself */
 };
 
 static struct {
@@ -31,7 +32,8 @@ static struct {
     int    parts;
     /* Kept by the caller that holds the pool. */
     int     workers;             /* alive and not dismissed */
-    int64_t credit, rest_until;  /* ns */
+    int64_t credit;              /* ns that they have gained */
+    _Atomic int64_t rest_until;  /* ns: until then calls do without them */
 
     _Alignas(LINE) _Atomic uint32_t bell;         /* counts jobs and dismissals; idle workers watch it */
     _Atomic int asleep;                           /* workers that watch it in their sleep */
@@ -41,6 +43,7 @@ static struct {
     _Alignas(LINE) _Atomic uint32_t unfinished;   /* parts that are not done; the caller watches it */
     _Atomic int waiting;                          /* the caller does so in its sleep */
     _Atomic int status;                           /* of a part that failed */
+    _Atomic int64_t spent, shortest;              /* ns: in all parts, and in one */
     _Alignas(LINE) atomic_flag reserved;
 } pool = {.reserved = ATOMIC_FLAG_INIT};
 
@@ -64,13 +67,19 @@ static void relax(void)
 #endif
 }
 
-/* Sleeping until a word changes. Both sides announce themselves before they look (all in one order): the sleeper counts
-   itself before it looks at the word, and who changes the word does so before it looks for sleepers. */
+/* Sleeping until a word changes. The sleeper counts itself before it looks at the word, and who changes the word does
+   so before it looks for sleepers: one of the two sees the other. */
 #ifdef __linux__
 #include <linux/futex.h>
 #include <sys/syscall.h>
-static void doze(_Atomic uint32_t *word, uint32_t seen) { syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0); }
-static void rouse(_Atomic uint32_t *word, int sleepers) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, sleepers, NULL, NULL, 0); }
+static void doze(_Atomic uint32_t *word, uint32_t seen)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+static void rouse(_Atomic uint32_t *word, int sleepers)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, sleepers, NULL, NULL, 0);
+}
 static void new_beds(void) {}
 #else
 static pthread_mutex_t bedroom = PTHREAD_MUTEX_INITIALIZER;
@@ -111,30 +120,29 @@ static void await(_Atomic uint32_t *word, uint32_t seen, _Atomic int *sleepers)
     atomic_fetch_sub(sleepers, 1);
 }
 
-/* Does parts until all are begun; how many. */
-static int work(void)
+/* Does parts until all are begun. */
+static void work(void)
 {
-    int done = 0;
     for (;;) {
         int left = atomic_load_explicit(&pool.unclaimed, memory_order_relaxed);
-        while (left > 0 && !atomic_compare_exchange_weak_explicit(&pool.unclaimed, &left, left - 1, memory_order_acquire,
-                                                                  memory_order_relaxed)) {}
-        if (left <= 0) return done;
+        while (left > 0 && !atomic_compare_exchange_weak(&pool.unclaimed, &left, left - 1)) {}
+        if (left <= 0) return;
+        int64_t start = now();
         int status = pool.part(pool.what, pool.parts - left);
         if (status) atomic_store_explicit(&pool.status, status, memory_order_relaxed);
-        done++;
+        int64_t took = now() - start, least = atomic_load_explicit(&pool.shortest, memory_order_relaxed);
+        atomic_fetch_add_explicit(&pool.spent, took, memory_order_relaxed);
+        while (took < least && !atomic_compare_exchange_weak(&pool.shortest, &least, took)) {}
         /* The last one ends the job, whose fields are its caller's again. */
         if (atomic_fetch_sub(&pool.unfinished, 1) == 1 && atomic_load(&pool.waiting)) rouse(&pool.unfinished, 1);
     }
 }
 
-static int leaves(void)
+static int is_dismissed(void)
 {
     int left = atomic_load_explicit(&pool.dismissed, memory_order_relaxed);
-    while (left > 0)
-        if (atomic_compare_exchange_weak_explicit(&pool.dismissed, &left, left - 1, memory_order_relaxed,
-                                                  memory_order_relaxed)) return 1;
-    return 0;
+    while (left > 0 && !atomic_compare_exchange_weak(&pool.dismissed, &left, left - 1)) {}
+    return left > 0;
 }
 
 static void *worker(void *unused)
@@ -142,7 +150,7 @@ static void *worker(void *unused)
     (void)unused;
     for (;;) {
         uint32_t seen = atomic_load_explicit(&pool.bell, memory_order_acquire);
-        if (leaves()) return NULL;
+        if (is_dismissed()) return NULL;
         work();
         await(&pool.bell, seen, &pool.asleep);
     }
@@ -158,7 +166,8 @@ static void ring(int workers)
 static void in_child(void)
 {
     pool.workers = 0;
-    pool.credit = pool.rest_until = 0;
+    pool.credit = 0;
+    atomic_store(&pool.rest_until, 0);
     atomic_store(&pool.asleep, 0);
     atomic_store(&pool.dismissed, 0);
     atomic_store(&pool.unclaimed, 0);
@@ -197,6 +206,7 @@ void pn_set_num_threads(int threads)
 {
     atomic_store_explicit(&wanted, threads < 1 ? 1 : threads > PN_MAX_THREADS ? PN_MAX_THREADS : threads,
                           memory_order_relaxed);
+    atomic_store_explicit(&pool.rest_until, 0, memory_order_relaxed);
 }
 
 void pn_set_cpu_quota(int most) { atomic_store_explicit(&quota, most, memory_order_relaxed); }
@@ -235,12 +245,13 @@ static void hire(int threads)
 
 int pn_reserve(void)
 {
-    if (!atomic_load_explicit(&cores, memory_order_relaxed)) atomic_store_explicit(&cores, count_cores(), memory_order_relaxed);
+    int here = atomic_load_explicit(&cores, memory_order_relaxed);
+    if (!here) atomic_store_explicit(&cores, here = count_cores(), memory_order_relaxed);
     int threads = pn_get_num_threads();
     if (threads < 2 || atomic_flag_test_and_set_explicit(&pool.reserved, memory_order_acquire)) return 1;
-    if (now() >= pool.rest_until) {
+    if (now() >= atomic_load_explicit(&pool.rest_until, memory_order_relaxed)) {
         if (pool.workers != threads - 1) hire(threads);
-        atomic_store_explicit(&pool.spin, threads <= atomic_load_explicit(&cores, memory_order_relaxed), memory_order_relaxed);
+        atomic_store_explicit(&pool.spin, threads <= here, memory_order_relaxed);
         if (pool.workers) return pool.workers + 1;
     }
     atomic_flag_clear_explicit(&pool.reserved, memory_order_release);
@@ -254,26 +265,28 @@ int pn_parallel(int (*part)(void *what, int number), void *what, int parts)
     pool.what = what;
     pool.parts = parts;
     atomic_store_explicit(&pool.status, PN_OK, memory_order_relaxed);
+    atomic_store_explicit(&pool.spent, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool.shortest, INT64_MAX, memory_order_relaxed);
     atomic_store(&pool.unfinished, (uint32_t)parts);
     atomic_store_explicit(&pool.unclaimed, parts, memory_order_release);
     ring(parts - 1);
 
-    int done = work();
-    int64_t idle = now();
+    work();
     for (uint32_t left; (left = atomic_load_explicit(&pool.unfinished, memory_order_acquire));)
         await(&pool.unfinished, left, &pool.waiting);
     int64_t end = now();
 
-    /* What the workers have done, at our own pace, against what we have waited for it. On a busy machine a worker may lose
-       its core in the middle of a part; if that costs more than they gain, we do without them for a while, so that in
-       the long run it takes no more than 1 / REST of the time. */
-    if (done) {
-        pool.credit += (idle - start) / done * (parts - done) - (end - idle);
-        if (pool.credit > CREDIT) pool.credit = CREDIT;
-        if (pool.credit < 0) {
-            pool.rest_until = end - REST * pool.credit;
-            pool.credit = 0;
-        }
+    /* On a busy machine a thread may lose its core in the middle of a part, and the others wait for it. If that costs
+       more than the workers gain we do without them for a while, so that in the long run it takes no more than 1 / REST
+       of the time. Alone the job takes what its parts take, but what a part took without a core does not count: that
+       is what makes it so much longer than another. */
+    int64_t alone = atomic_load_explicit(&pool.spent, memory_order_relaxed);
+    int64_t usual = atomic_load_explicit(&pool.shortest, memory_order_relaxed) * UNEQUAL * parts;
+    pool.credit += (alone < usual ? alone : usual) - (end - start);
+    if (pool.credit > CREDIT) pool.credit = CREDIT;
+    if (pool.credit < 0) {
+        atomic_store_explicit(&pool.rest_until, end - REST * pool.credit, memory_order_relaxed);
+        pool.credit = 0;
     }
     int status = atomic_load_explicit(&pool.status, memory_order_relaxed);
     atomic_flag_clear_explicit(&pool.reserved, memory_order_release);

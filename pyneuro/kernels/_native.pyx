@@ -557,12 +557,13 @@ cdef class Native:
 
 
     def parts(self, str kernel not None, tuple bufs not None, tuple attrs not None=()):
-        """(1 or into how many parts this call may be cut for threads, the extent that is cut)."""
+        """How many parts of a call are worth a thread's while. 1: it runs on one."""
         cdef pn_call c
         cdef Row row = new_row(kernel)
-        if fill(&c, row, bufs, attrs) != FITS or not heavy(&c, row) or c.parts == 1:
-            return 1, 0
-        return c.parts, c.dim[c.cut]
+        c.parts = 1
+        if fill(&c, row, bufs, attrs) == FITS:
+            heavy(&c, row)
+        return c.parts
 
 
 cdef bint apart(Row row, tuple bufs) except -1:
