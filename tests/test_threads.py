@@ -21,7 +21,7 @@ if not NATIVES:
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 each_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=["float32", "float64"])
 DIVISIBLE = sorted(k for k, spec in KERNELS.items() if spec.parts or spec.map)
-SIZES = {"z": 9, "m": 500, "k": 60, "n": 150, "a": 20, "b": 70, "v": 60, "h": 7}         # that are worth cutting
+SIZES = {"z": 9, "m": 500, "k": 60, "n": 150, "a": 20, "b": 150, "v": 60, "h": 7}    # that are worth cutting
 COUNTS = (1, 2, 3, 5)
 
 

@@ -21,7 +21,8 @@ enum {
     LINE = 64,                   /* bytes of a cache line, or more */
     SPIN = 30 * 1000,            /* ns of looking out for the next job, or for the last part, before sleep */
     CREDIT = 8 * 1000 * 1000,    /* ns: what workers may have gained counts up to this when they are late */
-    REST = 16,                   /* times what they have lost us we do without them */
+    DEBT = 64 * 1000 * 1000,     /* ns: and what they have lost us, up to this: the process may have been stopped */
+    REST = 16,                   /* times that we do without them */
     UNEQUAL = 3                  /* times as long as another a part may take by itself */
 };
 
@@ -284,6 +285,7 @@ int pn_parallel(int (*part)(void *what, int number), void *what, int parts)
     int64_t usual = atomic_load_explicit(&pool.shortest, memory_order_relaxed) * UNEQUAL * parts;
     pool.credit += (alone < usual ? alone : usual) - (end - start);
     if (pool.credit > CREDIT) pool.credit = CREDIT;
+    if (pool.credit < -DEBT) pool.credit = -DEBT;
     if (pool.credit < 0) {
         atomic_store_explicit(&pool.rest_until, end - REST * pool.credit, memory_order_relaxed);
         pool.credit = 0;

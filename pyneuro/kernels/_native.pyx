@@ -419,31 +419,42 @@ cdef bint heavy(pn_call *c, Row row):
 
 
 cdef void divide(pn_call *c, Row row, double work) noexcept:
-    """Into parts that are worth it, along the longest axis that allows it."""
-    cdef int i, j
-    cdef bint whole
-    cdef int64_t longest = 0, numbers, multiple = 1
-    for i in range(c.rank):
-        if (c.map or row.parts[i]) and c.dim[i] > longest:
-            c.cut, longest = i, c.dim[i]
-    if longest < 2 or work < 2 * PART:
+    """Into parts that are worth it, along the axis that allows the most."""
+    cdef int axis
+    cdef int64_t most = 1, parts
+    if work < 2 * PART:
         return
+    for axis in range(c.rank):
+        if c.map or row.parts[axis]:
+            parts = cut(c, row, axis)
+            if parts > most:
+                c.cut, most = axis, parts
+    if most > 1:
+        cut(c, row, c.cut)
+        c.parts = <uint16_t>min(work / PART, most, 0xffff)
+
+
+cdef int64_t cut(pn_call *c, Row row, int axis) noexcept:
+    """Into how many parts the call may be cut along an axis; where it lies in each slot."""
+    cdef int i, j, at
+    cdef int64_t numbers, multiple = 1
+    cdef bint whole
     for i in range(row.slots):
         c.along[i] = -1
         numbers = 1
         for j in range(c.rank if row.slot[i].axes < 0 else row.slot[i].axes):
             at = j if c.map else row.slot[i].axis[j]
-            if at == c.cut:
+            if at == axis:
                 c.along[i] = j
             if at >= 0 and c.buf[i].stride[j] != 0:
                 numbers *= c.dim[at]
         if c.along[i] < 0:
-            whole = row.sums and numbers >= FEW          # every part reads all of this one
+            whole = row.sums                             # every part reads all of this one
         else:
-            whole = numbers >= FEW and 0 < abs(c.buf[i].stride[c.along[i]]) < APART
-        if whole:
+            whole = 0 < abs(c.buf[i].stride[c.along[i]]) < APART
+        if whole and numbers >= FEW:
             multiple = APART
-    c.parts = <uint16_t>max(1, min(work / PART, longest // multiple, 0xffff))
+    return c.dim[axis] // multiple
 
 
 # --------------------------------------------------------------------------------------------------------- the backend

@@ -108,7 +108,7 @@ class Introduction:
         if not hasattr(threadpoolctl, "register"):                    # before 3.2
             return
 
-        class PyneuroController(threadpoolctl.LibController):         # type: ignore[name-defined,misc]
+        class PyneuroController(threadpoolctl.LibController):
             user_api = "blas"                                         # what people limit to 1 beside processes of their own
             internal_api = "pyneuro"
             filename_prefixes = (os.path.basename(self.filepath).lower(),)
