@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PN_MAX_BUF = 16, PN_MAX_RANK = 8, PN_MAX_ATTR = 8 };
+enum { PN_MAX_BUF = 16, PN_MAX_RANK = 8, PN_MAX_ATTR = 8, PN_MAX_THREADS = 1024 };
 
 /* Element types. float16 and bfloat16 are reserved for storage. */
 enum pn_type { PN_F32, PN_F64, PN_BF16, PN_F16, PN_I64, PN_BOOL, PN_U64, PN_TYPES };
@@ -40,7 +40,9 @@ typedef struct {
    Signatures of "...":   dim[0..rank) are the loop's axes, outermost first; a broadcast operand has stride 0;
                           an operand without "..." has stride 0 throughout. The kernel itself only ever sees
                           rank 1, and of every "..." operand stride 1 or (read only) 0: core/run.c sees to that.
-                          A written operand has stride 0 only along an axis of extent 1. */
+                          A written operand has stride 0 only along an axis of extent 1.
+   Both: where parts > 1, the call may be cut along dim[cut] into so many parts, each worth a thread's while; a part of
+                          that axis gives the bits of the whole. along[slot] is the slot's axis that is cut, or -1. */
 typedef struct {
     int32_t kernel;
     uint8_t type;        /* element type of the call */
@@ -49,6 +51,9 @@ typedef struct {
     uint8_t buffers;     /* entries of buf[] in use */
     uint8_t map;         /* 1: a signature of "..." */
     uint8_t attrs;
+    uint8_t cut;
+    uint16_t parts;      /* 1: not to be cut */
+    int8_t  along[PN_MAX_BUF];
     int64_t dim[PN_MAX_RANK];
     double  attr[PN_MAX_ATTR];
     uint8_t size[PN_MAX_BUF];        /* bytes of one element of each slot */
@@ -79,9 +84,22 @@ extern const char        *const pn_kernel_name[PN_KERNEL_COUNT];
 extern const char        *const pn_kernel_signature[PN_KERNEL_COUNT];
 int pn_supported(const pn_table *);                      /* by this CPU and operating system */
 
-/* core/run.c: runs calls until one fails; *failed is then its position. Flushes denormals meanwhile if asked. */
+/* core/run.c: runs calls until one fails; *failed is then its position. Flushes denormals meanwhile if asked, and cuts
+   calls into parts where there are threads for it. */
 size_t pn_call_bytes(const pn_call *);
 int    pn_run(const pn_table *, const pn_call *, int64_t count, int flush_denormals, int64_t *failed);
+
+/* core/threads.c: how many threads a call may use, this one included, and at most; by default as many as the process
+   has cores, but no more than the quota, if it has one (0: none). */
+int  pn_get_num_threads(void);
+void pn_set_num_threads(int);
+void pn_set_cpu_quota(int);
+
+/* Reserves the workers for one job: how many threads there are for it, this one included. 1: there is nobody, and
+   nothing is reserved. Otherwise pn_parallel must follow: it calls part(what, i) for each i below `parts`, each on
+   some thread, hands the workers back, and returns PN_OK or what a part that failed has returned. */
+int pn_reserve(void);
+int pn_parallel(int (*part)(void *what, int number), void *what, int parts);
 
 /* core/scratch.c: at least `bytes` of 64-byte aligned memory that belongs to this thread until its next call
    of pn_scratch; NULL if there is none. Kernels have no other way to memory. */

@@ -15,7 +15,16 @@ import numpy as _np  # noqa: E402
 from . import autograd, kernels, nn, optim, random  # noqa: E402
 from ._config import __version__, config, show_config  # noqa: E402
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled  # noqa: E402
-from .kernels import DeviceError, DtypeError, ShapeError, backend, current_backend, set_backend  # noqa: E402
+from .kernels import (  # noqa: E402
+    DeviceError,
+    DtypeError,
+    ShapeError,
+    backend,
+    current_backend,
+    get_num_threads,
+    set_backend,
+    set_num_threads,
+)
 from .random import (  # noqa: E402
     Generator,
     initial_seed,
@@ -115,6 +124,7 @@ __all__ = [
     "full",
     "full_like",
     "get_default_dtype",
+    "get_num_threads",
     "initial_seed",
     "int",
     "int16",
@@ -145,6 +155,7 @@ __all__ = [
     "set_backend",
     "set_default_dtype",
     "set_grad_enabled",
+    "set_num_threads",
     "short",
     "show_config",
     "stack",

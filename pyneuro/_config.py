@@ -9,7 +9,7 @@ from . import kernels
 
 __version__ = "0.1.0"
 
-VARIABLES = ("PYNEURO_BACKEND", "PYNEURO_ISA", "PYNEURO_CHECK", "PYNEURO_TRACE", "PYNEURO_FTZ",
+VARIABLES = ("PYNEURO_BACKEND", "PYNEURO_ISA", "PYNEURO_NUM_THREADS", "PYNEURO_CHECK", "PYNEURO_TRACE", "PYNEURO_FTZ",
              "PYNEURO_CACHE_MB")
 
 
@@ -35,6 +35,7 @@ def config() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": kernels.get_num_threads(),
         "isas": kernels.isas(),
         "backend": kernels.current_backend().name,
         "build": kernels.build_info(),

@@ -32,7 +32,7 @@ def python(code, *flags, folder=ROOT, **environment):
 # ---------------------------------------------------------------------------------------------- imports point downwards
 
 FLOORS = [  # from the ground up; a module imports from lower floors, and from its own package
-    {"kernels.signature", "_origin"},
+    {"kernels.signature", "kernels.threads", "_origin"},
     {"kernels.twins", "kernels.wrap", "kernels._fallback"},
     {"kernels.reference", "kernels._native"},
     {"kernels"},

@@ -27,10 +27,10 @@ def test_what_is_compiled_is_what_the_table_says():
 
 
 @pytest.mark.parametrize(("name", "text"), [
-    ("matmul", "a:mk b:kn -> c:mn"),
+    ("matmul", "a:mk b:kn -> c:mn | mn"),
     ("elu_curve", "g:... dy:... x:... -> dx:... ; alpha=1"),
-    ("dense_silu", "x:mk w:nk b:n -> z:mn y:mn"),
-    ("dense_tanh", "x:mk w:nk b:n -> y:mn"),
+    ("dense_silu", "x:mk w:nk b:n -> z:mn y:mn | mn"),
+    ("dense_tanh", "x:mk w:nk b:n -> y:mn | mn"),
     ("huber_grad", "dl:... x:... t:... -> dx:... ; delta=1"),
 ])
 def test_macros_are_spelled_out_as_a_compiler_would(name, text):

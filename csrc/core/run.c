@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
-   Runs calls, one after the other. What a kernel of letters sees is what the caller filled in; a kernel of "..."
-   only knows one contiguous loop, and this file makes any rank and any strides into such loops. */
+   Runs calls, one after the other, each on as many threads as it is worth. What a kernel of letters sees is what the
+   caller filled in; a kernel of "..." only knows one contiguous loop, and this file makes any rank and any strides into
+   such loops. */
 #include <string.h>
 #include "../pyneuro.h"
 
@@ -10,6 +11,9 @@
 
 /* Elements of a strided operand that are made contiguous at a time: at 8 bytes, 4 KiB for each operand. */
 enum { BLOCK = 512 };
+
+/* Parts for each thread: one that comes late, or is slow, then leaves the others little to wait for. */
+enum { PARTS_EACH = 4 };
 
 /* Without flush-to-zero an optimizer whose moments decay below 1e-38 gets three times slower. The caller's mode, and
    the exceptions it has seen, are put back: ours are nobody's business. */
@@ -125,6 +129,48 @@ static int run_map(pn_kernel kernel, const pn_call *c)
     }
 }
 
+static int run_whole(pn_kernel kernel, const pn_call *c) { return c->map ? run_map(kernel, c) : kernel(c); }
+
+/* A call in parts. */
+typedef struct {
+    const pn_call *call;
+    pn_kernel      kernel;
+    int            parts, flush_denormals;
+} divided;
+
+/* Where a part begins: at whole vectors and cache lines, as far as the parts are longer than that. */
+static int64_t cut_at(int64_t extent, int parts, int number)
+{
+    int64_t each = extent / parts, multiple = each >= 64 ? 64 : each >= 16 ? 16 : 1;
+    return number == parts ? extent : (each * number + extent % parts * number / parts) / multiple * multiple;
+}
+
+static int run_part(void *what, int number)
+{
+    const divided *d = what;
+    pn_call c;
+    memcpy(&c, d->call, pn_call_bytes(d->call));
+    int64_t start = cut_at(c.dim[c.cut], d->parts, number), end = cut_at(c.dim[c.cut], d->parts, number + 1);
+    c.dim[c.cut] = end - start;
+    for (int i = 0; i < c.buffers; i++)
+        if (c.along[i] >= 0) c.buf[i].data = (char *)c.buf[i].data + start * c.buf[i].stride[c.along[i]] * c.size[i];
+
+    fp_mode mode = 0;
+    if (d->flush_denormals) mode = flush();
+    int status = run_whole(d->kernel, &c);
+    if (d->flush_denormals) restore(mode);
+    return status;
+}
+
+static int run_call(pn_kernel kernel, const pn_call *c, int flush_denormals)
+{
+    int threads = c->parts > 1 ? pn_reserve() : 1;
+    if (threads == 1) return run_whole(kernel, c);
+    int most = PARTS_EACH * threads;
+    divided d = {c, kernel, c->parts < most ? c->parts : most, flush_denormals};
+    return pn_parallel(run_part, &d, d.parts);
+}
+
 int pn_run(const pn_table *table, const pn_call *calls, int64_t count, int flush_denormals, int64_t *failed)
 {
     fp_mode mode = 0;
@@ -133,7 +179,7 @@ int pn_run(const pn_table *table, const pn_call *calls, int64_t count, int flush
     const pn_call *c = calls;
     for (int64_t i = 0; i < count; i++) {
         pn_kernel kernel = c->type <= PN_F64 ? table->of_type[c->type]->kernel[c->kernel] : NULL;
-        status = !kernel ? PN_NO_KERNEL : c->map ? run_map(kernel, c) : kernel(c);
+        status = kernel ? run_call(kernel, c, flush_denormals) : PN_NO_KERNEL;
         if (status) {
             *failed = i;
             break;

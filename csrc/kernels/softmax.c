@@ -108,6 +108,7 @@ INLINE void copy_lines(T *y, int64_t y_line, int64_t y_number, const T *x, int64
 INLINE int along_middle(const pn_call *c, int inputs, void (*f)(const sheet *))
 {
     const int64_t n = c->dim[1];
+    if (n == 0) return PN_OK;                  /* however many lines of nothing there are */
     int row = n > SHORT, side_a = c->dim[0] > 1, side_b = c->dim[2] > 1;
     for (int slot = 0; slot <= inputs; slot++) {
         row &= STRIDE(slot, 1) == 1;

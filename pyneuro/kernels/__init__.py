@@ -26,6 +26,7 @@ try:
         empty,
         follow,
         fresh,
+        get_num_threads,
         isas,
         owned,
         quick,
@@ -33,6 +34,7 @@ try:
         quick_matmul,
         quick_tensor,
         serve,
+        set_num_threads,
     )
 except ModuleNotFoundError:  # built without a C compiler
     from ._fallback import (  # type: ignore[assignment]
@@ -43,6 +45,7 @@ except ModuleNotFoundError:  # built without a C compiler
         empty,
         follow,
         fresh,
+        get_num_threads,
         isas,
         owned,
         quick,
@@ -50,6 +53,7 @@ except ModuleNotFoundError:  # built without a C compiler
         quick_matmul,
         quick_tensor,
         serve,
+        set_num_threads,
     )
 
 __all__ = [
@@ -69,6 +73,7 @@ __all__ = [
     "empty",
     "follow",
     "fresh",
+    "get_num_threads",
     "has_native",
     "isas",
     "make_backend",
@@ -78,8 +83,10 @@ __all__ = [
     "quick_matmul",
     "quick_tensor",
     "run",
+    "run_all",
     "serve",
     "set_backend",
+    "set_num_threads",
 ]
 
 
@@ -156,3 +163,13 @@ def backend(choice: str | Backend) -> Iterator[Backend]:
 def run(kernel: str, *bufs: np.ndarray, attrs: tuple[float, ...] = ()) -> None:
     """Run one kernel of kernels.def on the current backend: buffers by slot, then attrs."""
     current_backend().run(kernel, bufs, attrs)
+
+
+def run_all(kernel: str, calls: list[tuple[np.ndarray, ...]]) -> None:
+    """Run one kernel without attrs on many sets of buffers: as one array of calls, where the backend can."""
+    current = current_backend()
+    if isinstance(current, Native):
+        current.run_all(kernel, calls)
+    else:
+        for bufs in calls:
+            current.run(kernel, bufs)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from . import threads
+
 empty = np.empty
 
 
@@ -18,6 +20,14 @@ def isas() -> list[str]:
     return []
 
 
+def get_num_threads() -> int:
+    return 1
+
+
+def set_num_threads(n: int) -> None:
+    threads.checked(n)                   # NumPy's own are not ours to set
+
+
 def build_info() -> dict[str, Any]:
     return {"compiled": False}
 
@@ -25,6 +35,8 @@ def build_info() -> dict[str, Any]:
 class Native:
     def __init__(self, isa: str | None = None) -> None:
         raise RuntimeError("pyneuro's native kernels are not built here; the 'reference' backend is")
+
+    def run_all(self, kernel: str, calls: list[tuple[np.ndarray, ...]]) -> None: ...
 
 
 def follow(variable: Any, backend: Any) -> None:

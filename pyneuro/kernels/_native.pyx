@@ -15,12 +15,13 @@ from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t, uintptr_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
 
 import numpy as np
 
-from . import signature
+from . import signature, threads
 
 cnp.import_array()
 
@@ -33,7 +34,9 @@ cdef extern from "pyneuro.h":
         int64_t stride[PN_MAX_RANK]
     ctypedef struct pn_call:
         int32_t kernel
-        uint8_t type, type2, rank, buffers, map, attrs
+        uint8_t type, type2, rank, buffers, map, attrs, cut
+        uint16_t parts
+        int8_t along[PN_MAX_BUF]
         int64_t dim[PN_MAX_RANK]
         double attr[PN_MAX_ATTR]
         uint8_t size[PN_MAX_BUF]
@@ -48,6 +51,9 @@ cdef extern from "pyneuro.h":
     const char *const pn_kernel_name[]
     const char *const pn_kernel_signature[]
     int pn_supported(const pn_table *)
+    int pn_get_num_threads()
+    void pn_set_num_threads(int)
+    void pn_set_cpu_quota(int)
     int pn_run(const pn_table *, const pn_call *, int64_t, int, int64_t *) nogil
     void *pn_take(size_t)
     void pn_give(void *, size_t)
@@ -130,6 +136,9 @@ cdef class Row:
     cdef int lead                # first written slot of "...": its shape is the loop; -1: a signature of letters
     cdef int operands            # of a kernel from one or two operands to one result, all "..." of one type; else 0
     cdef Slot slot[PN_MAX_BUF]
+    cdef bint walked[PN_MAX_RANK]            # by letter: its extent is a factor of the work
+    cdef bint parts[PN_MAX_RANK]             # by letter: the call may be cut along it
+    cdef bint sums                           # the work is on products, not on the numbers of a slot
 
 
 cdef str compiled_text(int kernel):
@@ -150,6 +159,9 @@ cdef Row new_row(str kernel):
     rank = max(row.letters, *[len(s.axes) for s in spec.slots])
     if row.slots > PN_MAX_BUF or row.attrs > PN_MAX_ATTR or rank > PN_MAX_RANK:
         raise RuntimeError(f"{spec} is larger than a pn_call")
+    row.sums = spec.sums
+    for letter, position in letters.items():
+        row.walked[<int>position], row.parts[<int>position] = letter in spec.walked, letter in spec.parts
     for i, s in enumerate(spec.slots):
         slot = &row.slot[<int>i]
         slot.type = {"": ELEMENT, "t": SECOND, "i": PN_I64, "b": PN_BOOL, "u": PN_U64, "d": PN_F64}[s.type]
@@ -228,6 +240,7 @@ cdef int fill(pn_call *c, Row row, tuple bufs, tuple attrs) except -1:
         return UNFIT
     c.kernel, c.buffers, c.attrs, c.map = row.kernel, row.slots, row.attrs, row.lead >= 0
     c.type = c.type2 = UNKNOWN
+    c.parts = 1
     c.rank = row.letters
     for i in range(row.letters):
         c.dim[i] = -1
@@ -374,6 +387,11 @@ cdef int loops(pn_call *c, Row row, tuple bufs):
     return FITS
 
 
+cdef inline bint may_be_one(Row row, int written, int other):
+    """As in signature.py."""
+    return row.slot[written].axes < 0 and row.slot[other].axes < 0 and not row.slot[other].written
+
+
 cdef bint near(const pn_call *c, Row row, tuple bufs):
     """Whether a written operand's memory, first byte to last, meets another's. Kernels of "..." run in place."""
     cdef uintptr_t low[PN_MAX_BUF]
@@ -399,19 +417,69 @@ cdef bint near(const pn_call *c, Row row, tuple bufs):
         if row.slot[i].written:
             for j in range(row.slots):
                 if i != j and low[i] < high[j] and low[j] < high[i]:
-                    if row.slot[i].axes < 0 and row.slot[j].axes < 0 and same_view(array(bufs, i), array(bufs, j)):
+                    if may_be_one(row, i, j) and same_view(array(bufs, i), array(bufs, j)):
                         continue
                     return True
     return False
 
 
-cdef inline bint heavy(const pn_call *c):
-    """Whether releasing the GIL, some 30 ns, is nothing beside the work."""
+cdef enum:
+    PART = 32 * 1024             # numbers that are worth a thread's while, or products and sums, PRODUCTS times as many
+    PRODUCTS = 16
+    APART = 64                   # numbers of one cache line, of a tile, of a row of lanes: rather not for two threads
+    FEW = 1024                   # numbers that are too few to care
+
+
+cdef bint heavy(pn_call *c, Row row):
+    """Whether releasing the GIL, some 30 ns, is nothing beside the work. If so, say where it may be cut for threads."""
     cdef double work = 1
     cdef int i
     for i in range(c.rank):
-        work *= c.dim[i]
-    return work > (20_000 if c.map else 50_000)
+        if c.map or row.walked[i]:
+            work *= c.dim[i]
+    if work <= (20_000 if c.map else 50_000):
+        return False
+    divide(c, row, work / PRODUCTS if row.sums else work)
+    return True
+
+
+cdef void divide(pn_call *c, Row row, double work) noexcept:
+    """Into parts that are worth it, along the axis that allows the most."""
+    cdef int axis
+    cdef int64_t most = 1, parts
+    if work < 2 * PART:
+        return
+    for axis in range(c.rank):
+        if c.map or row.parts[axis]:
+            parts = cut(c, row, axis)
+            if parts > most:
+                c.cut, most = axis, parts
+    if most > 1:
+        cut(c, row, c.cut)
+        c.parts = <uint16_t>min(work / PART, most, 0xffff)
+
+
+cdef int64_t cut(pn_call *c, Row row, int axis) noexcept:
+    """Into how many parts the call may be cut along an axis; where it lies in each slot."""
+    cdef int i, j, at
+    cdef int64_t numbers, multiple = 1
+    cdef bint whole
+    for i in range(row.slots):
+        c.along[i] = -1
+        numbers = 1
+        for j in range(c.rank if row.slot[i].axes < 0 else row.slot[i].axes):
+            at = j if c.map else row.slot[i].axis[j]
+            if at == axis:
+                c.along[i] = j
+            if at >= 0 and c.buf[i].stride[j] != 0:
+                numbers *= c.dim[at]
+        if c.along[i] < 0:
+            whole = row.sums                             # every part reads all of this one
+        else:
+            whole = 0 < abs(c.buf[i].stride[c.along[i]]) < APART
+        if whole and numbers >= FEW:
+            multiple = APART
+    return c.dim[axis] // multiple
 
 
 # --------------------------------------------------------------------------------------------------------- the backend
@@ -445,6 +513,27 @@ def _capped():
 cdef str default_isa = _capped()
 cdef bint flush_denormals = os.environ.get("PYNEURO_FTZ", "") != "0"
 cdef object reference = None                 # the backend of host calls, once there was one
+
+
+def get_num_threads():
+    """How many threads a call may use."""
+    return pn_get_num_threads()
+
+
+def set_num_threads(n):
+    """Let calls use n threads. The results are the same, bit for bit."""
+    pn_set_num_threads(threads.checked(n))
+
+
+def _begin():
+    """What is known of threads before the first of them."""
+    n = threads.asked(os.environ)
+    if n is not None:
+        pn_set_num_threads(n)
+    pn_set_cpu_quota(threads.quota())
+    threads.Introduction(__file__, pn_get_num_threads, pn_set_num_threads).make()
+
+_begin()
 
 
 def isas():
@@ -492,7 +581,7 @@ cdef class Native:
         status = fill(&c, row, bufs, attrs)
         if status != FITS and not (status == NEAR and apart(row, bufs)):
             return unfit(self, kernel, bufs, attrs, status)
-        if heavy(&c):
+        if heavy(&c, row):
             with nogil:
                 status = pn_run(self.table, &c, 1, flush_denormals, &failed)
         else:
@@ -501,13 +590,57 @@ cdef class Native:
             complain(self, kernel, bufs, attrs, status)
 
 
+    def run_all(self, str kernel not None, list calls not None):
+        """`run` for each of the calls, which share the kernel and have no attrs, in one go."""
+        cdef Row row = row_named(kernel)
+        cdef size_t size
+        cdef char *memory
+        cdef pn_call *c
+        cdef int64_t i, count = len(calls), failed = 0
+        cdef int status = PN_OK
+        cdef bint long_work = False, fits = row is not None
+        if fits:
+            size = sizeof(pn_call) - (PN_MAX_BUF - row.slots) * sizeof(pn_buf)
+            memory = <char *>malloc(max(count, 1) * size)
+            if memory is NULL:
+                raise MemoryError(f"{kernel}: no memory for {count} calls")
+            try:
+                for i in range(count):
+                    c = <pn_call *>(memory + i * size)
+                    status = fill(c, row, <tuple?>calls[i], ())
+                    fits = fits and (status == FITS or (status == NEAR and apart(row, calls[i])))
+                    if not fits:
+                        break
+                    long_work = heavy(c, row) or long_work
+                if fits and long_work:
+                    with nogil:
+                        status = pn_run(self.table, <pn_call *>memory, count, flush_denormals, &failed)
+                elif fits:
+                    status = pn_run(self.table, <pn_call *>memory, count, flush_denormals, &failed)
+            finally:
+                free(memory)
+        if not fits:                         # `run` knows what to do, or to say
+            for bufs in calls:
+                self.go(kernel, bufs, ())
+        elif status != PN_OK:
+            complain(self, kernel, calls[failed], (), status)
+
+    def parts(self, str kernel not None, tuple bufs not None, tuple attrs not None=()):
+        """How many parts of a call are worth a thread's while. 1: it runs on one."""
+        cdef pn_call c
+        cdef Row row = row_named(kernel)
+        c.parts = 1
+        if fill(&c, row, bufs, attrs) == FITS:
+            heavy(&c, row)
+        return c.parts
+
+
 cdef bint apart(Row row, tuple bufs) except -1:
     """The slow and exact answer to `near`."""
     for i in range(row.slots):
         if row.slot[<int>i].written:
             for j in range(row.slots):
-                if i != j and signature.overlap(
-                        bufs[i], bufs[j], allow_same=row.slot[<int>i].axes < 0 and row.slot[<int>j].axes < 0):
+                if i != j and signature.overlap(bufs[i], bufs[j], allow_same=may_be_one(row, i, j)):
                     return False
     return True
 
@@ -679,7 +812,7 @@ cdef cnp.ndarray small(str kernel, x, y, tuple attrs):
     for i in range(row.attrs):
         c.attr[i] = PyFloat_AsDouble(<object>PyTuple_GET_ITEM(attrs, i))
     z = new_array(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), num, 1 << shift_of[c.type])
-    c.kernel, c.buffers, c.attrs, c.map, c.rank, c.dim[0] = row.kernel, row.slots, row.attrs, 1, 1, n
+    c.kernel, c.buffers, c.attrs, c.map, c.rank, c.dim[0], c.parts = row.kernel, row.slots, row.attrs, 1, 1, n, 1
     c.buf[row.operands].data, c.buf[row.operands].stride[0] = cnp.PyArray_DATA(z), 1
     for i in range(row.slots):
         c.size[i], c.written[i] = 1 << shift_of[c.type], row.slot[i].written

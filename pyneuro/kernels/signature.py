@@ -38,11 +38,11 @@ class Slot(NamedTuple):
 
 
 class Spec:
-    """One row: its slots in order, and its attrs with their defaults."""
+    """One row: its slots in order, its attrs with their defaults, and the axes along which it may be computed in parts."""
 
-    def __init__(self, name: str, text: str, slots: tuple[Slot, ...], attrs: tuple[tuple[str, float | None], ...],
-                 host: bool) -> None:
-        self.name, self.text, self.slots, self.attrs, self.host = name, text, slots, attrs, host
+    def __init__(self, name: str, text: str, slots: tuple[Slot, ...], parts: tuple[str, ...],
+                 attrs: tuple[tuple[str, float | None], ...], host: bool) -> None:
+        self.name, self.text, self.slots, self.parts, self.attrs, self.host = name, text, slots, parts, attrs, host
 
     @cached_property
     def map(self) -> bool:
@@ -59,12 +59,24 @@ class Spec:
         names = [name for name, _ in self.attrs]
         return names.index("ignore_index") if "ignore_index" in names else None
 
+    @cached_property
+    def walked(self) -> tuple[str, ...]:
+        """The letters whose extents multiply to the work: not those that an index chooses from."""
+        chosen = {s.within for s in self.slots}
+        return tuple(a for a in self.letters if a not in chosen)
+
+    @cached_property
+    def sums(self) -> bool:
+        """Whether that is work on pairs of numbers, as in products, rather than on the numbers of a slot."""
+        return not any(set(self.walked) <= set(s.axes) for s in self.slots)
+
     def __str__(self) -> str:
-        return f"{self.name}({self.text})"
+        return f"{self.name}({re.sub(' [|] [a-z]+', '', self.text)})"
 
 
 def _parse(name: str, text: str, host: bool) -> Spec:
     slots_text, _, attrs_text = text.partition(";")
+    slots_text, _, parts = slots_text.partition("|")
     slots, arrow = [], False
     for word in slots_text.split():
         if word == "->":
@@ -79,7 +91,7 @@ def _parse(name: str, text: str, host: bool) -> Spec:
                           read=not arrow, written=arrow or label.endswith("!")))
     attrs = [(attr, float(default) if default else None)
              for attr, _, default in (word.partition("=") for word in attrs_text.split())]
-    return Spec(name, " ".join(text.split()).removesuffix(" ;"), tuple(slots), tuple(attrs), host)
+    return Spec(name, " ".join(text.split()).removesuffix(" ;"), tuple(slots), tuple(parts.strip()), tuple(attrs), host)
 
 
 CALL = re.compile(r'(\w+)\(((?:"[^"]*"|[^()"])*)\)')                    # NAME(arguments without parentheses)
@@ -227,7 +239,7 @@ def check_data(spec: Spec, bufs: tuple[np.ndarray, ...], attrs: tuple[float, ...
     for i, slot in enumerate(spec.slots):
         if slot.written:
             for j, b in enumerate(bufs):
-                if i != j and overlap(bufs[i], b, allow_same=slot.axes == spec.slots[j].axes == ("...",)):
+                if i != j and overlap(bufs[i], b, allow_same=may_be_one(slot, spec.slots[j])):
                     raise ValueError(f"{spec}: {slot.name} is written and overlaps {spec.slots[j].name} in memory; "
                                      "pass a copy of one")
         if slot.within:
@@ -242,6 +254,11 @@ def check_data(spec: Spec, bufs: tuple[np.ndarray, ...], attrs: tuple[float, ...
                 raise IndexError(f"{spec.name}: {place} is {int(index[at])}, out of bounds for {n} " +
                                  ("rows" if slot.name == "index" else "classes") + f" (0 to {n - 1}" +
                                  (f", or ignore_index {int(ignored)})" if ignored is not None else ")"))
+
+
+def may_be_one(written: Slot, other: Slot) -> bool:
+    """Whether a written slot and another may be the very same array: only where the one is computed from the other."""
+    return written.axes == other.axes == ("...",) and not other.written
 
 
 def overlap(a: np.ndarray, b: np.ndarray, allow_same: bool) -> bool:

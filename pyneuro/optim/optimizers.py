@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import ops
 from ..autograd import enable_grad
-from ..kernels import ShapeError
+from ..kernels import ShapeError, run_all
 from ..tensor import Tensor, wrap
 
 # What a number must satisfy; checked for every group.
@@ -132,13 +132,15 @@ class Optimizer:
         if numbers != cohort.given:
             cohort.hyper[: len(numbers)] = cohort.given = numbers
         ops.run(self.tick, (cohort.hyper,))
+        calls = []
         for p in active:
             state = self.state[p]
             for name in names:
                 if name not in state:
                     state[name] = self.first_state(p, name, group)
-            ops.run(kernel, (p.array, *[state[name].array for name in names], p._grad.array, cohort.hyper))
+            calls.append((p.array, *[state[name].array for name in names], p._grad.array, cohort.hyper))
             p.storage.version += 1
+        run_all(kernel, calls)
 
     def _cohort(self, group: dict[str, Any], active: list[Tensor]) -> _Cohort:
         """The cohort of these; parameters that begin, or that go on without the others, found one of their own."""
