@@ -63,8 +63,9 @@ static int64_t gemm_cost(int64_t m, int64_t n, int64_t k, int64_t bj, int64_t cj
     return rows * vectors + (bj == 1 ? 0 : n * k / 2) + (cj == 1 ? 0 : m * n / 2);
 }
 
-/* Sizes of blocks where a is packed: parts of a that are about equal, of b as large as its reuse repays. */
-static void gemm_block_sizes(gemm_plan *g)
+/* Sizes of blocks where a is packed: parts of a that are about equal, of b as large as its reuse repays. Not
+   inlined: that costs a small product a fifth of its time. */
+static __attribute__((noinline)) void gemm_block_sizes(gemm_plan *g)
 {
     int64_t most = BLOCK_BYTES / (CUT * (int64_t)sizeof(T)) / TILE_ROWS * TILE_ROWS;
     g->block_rows = round_up(parts_of(g->m, parts_of(g->m, most)), TILE_ROWS);
@@ -331,7 +332,7 @@ static void gemm_blocks(const gemm_plan *g, const T *a, const T *b, T *c, int64_
                         int64_t depth, T *scratch, const gemm_finish *finish)
 {
     T *block = scratch, *panel = block + g->a_elements, *buffer = panel + g->panel_elements;
-    int packed = g->pack_a && g->pack_b;
+    int keep = g->pack_a && g->pack_b;    /* the panels, for the next block of a */
 
     for (int64_t i = 0; i < g->m; i += g->block_rows) {
         int64_t rows = least(g->block_rows, g->m - i), finished = j;
@@ -341,13 +342,11 @@ static void gemm_blocks(const gemm_plan *g, const T *a, const T *b, T *c, int64_
             block_of_a = block;
         }
         for (int64_t q = j, columns; q < j + n; q += columns) {
-            T *to = packed ? panel + (q - j) * depth : panel;
+            T *to = keep ? panel + (q - j) * depth : panel;
             const T *from = b + p * g->bp + q * g->bj;
             columns = tile_columns(j + n - q, g->m);
-            if (packed && i == 0)
-                pack(to, round_up(columns, LANES), from, g->bp, g->bj, depth, columns);
-            gemm_panel(g, block_of_a, from, c + i * g->ci + q * g->cj, rows, columns, depth, p > 0, to, packed,
-                       buffer);
+            gemm_panel(g, block_of_a, from, c + i * g->ci + q * g->cj, rows, columns, depth, p > 0, to,
+                       keep && i > 0, buffer);
             int64_t done = q + columns;
             if (p + depth == g->k && (done == j + n || done - finished >= FINISH_COLUMNS)) {
                 finish_part(g, finish, i, rows, finished, done - finished);

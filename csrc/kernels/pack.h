@@ -110,9 +110,20 @@ static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, in
             for (int64_t j = 0; j < n; j += LANES) vstore(panel + j, vload_most(x + j, n - j));
     } else if (xp == 1) {
         for (int64_t j = (n - 1) / LANES * LANES; j >= 0; j -= LANES) {
-            for (int64_t p = 0; p < k; p += LANE) {
-                T *to = panel + p * width + j;
-                reg y[LANE];
+            const T *lane[WIDE];
+            T *to = panel + j;
+            reg y[LANE];
+            int64_t p = 0;
+#pragma GCC unroll 4
+            for (int i = 0; i < WIDE; i++) lane[i] = x + (j + i * LANE) * xj;
+            for (; p + LANE <= k && j + LANES <= n; p += LANE) {
+                load_transposed(y, lane, xj);
+#pragma GCC unroll 4
+                for (int i = 0; i < WIDE; i++) lane[i] += LANE;
+#pragma GCC unroll 4
+                for (int q = 0; q < LANE; q++, to += width) vstore(to, y[q]);
+            }
+            for (; p < k; p += LANE) {
                 load_transposed_most(y, x + p + j * xj, xj, n - j, k - p);
 #pragma GCC unroll 4
                 for (int q = 0; q < LANE; q++, to += width)
