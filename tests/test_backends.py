@@ -423,7 +423,7 @@ def product(backend, a, b):
 
 @each_dtype
 @each_backend
-@pytest.mark.parametrize(("n", "k"), [(1, 300), (7, 64), (40, 257), (130, 600)])
+@pytest.mark.parametrize(("n", "k"), [(1, 300), (7, 64), (40, 257), (130, 600), (75, 512), (610, 1024), (2100, 301)])
 def test_a_matmul_row_has_the_same_bits_in_any_batch(dtype, backend, n, k):
     rng = random(n, k)
     a, b = rng.normal(size=(97, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
@@ -439,7 +439,19 @@ def test_a_matmul_row_has_the_same_bits_in_any_batch(dtype, backend, n, k):
 
 
 @each_dtype
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 40, 300), (5, 7, 9), (33, 65, 513), (100, 1, 100)])
+@each_backend
+@pytest.mark.parametrize(("m", "n", "k"), [(610, 1045, 515), (301, 83, 1024)])
+def test_a_large_matmul_has_the_bits_of_its_parts(dtype, backend, m, n, k):
+    """Blocks, and what is packed, depend on the extents."""
+    rng = random(m, n, k)
+    a, b = rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
+    whole = product(backend, a, b)
+    parts = [product(backend, a[i:i + 50], b[:, -40:]) for i in range(0, m, 50)]
+    assert np.array_equal(whole[:, -40:], np.concatenate(parts))
+
+
+@each_dtype
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 40, 300), (5, 7, 9), (33, 65, 513), (100, 1, 100), (3, 600, 512)])
 def test_a_matmul_has_the_same_bits_on_every_isa_with_fma(dtype, m, n, k):
     rng = random(m, n, k)
     a, b = rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)

@@ -5,22 +5,28 @@
    added in order. So nothing below may change with the result: not the orientation (vfma commutes), the
    blocks, what is packed, or the ISA.
 
-   Speed. A block of rows of a meets b one column of tiles ("panel") at a time. What the tile cannot read
-   well is packed just before its use: a panel of b for each cut (CUT * TILE_VECS * PN_WIDTH bytes: 32 KiB
-   at most, L1 to L2), a block of a for all its cuts (BLOCK_BYTES of L2). A panel of c is finished, all
-   cuts, before the next one is begun, and goes through a buffer where c is not made of whole vectors; the
-   activation of a dense layer runs on what is in cache. */
+   Speed. What the register tile cannot read well is packed. A small product packs at most a column of tiles of b
+   ("panel") at a time, for one cut, into L1, just before a block of rows of a meets it; the panel of c is finished,
+   all cuts, before the next one is begun. A large one takes the five loops of Goto and van de Geijn, cut by cut:
+   a block of b is packed once, and panel by panel it meets blocks of a packed into L2. c goes through a
+   buffer where it is not made of whole vectors; the activation of a dense layer runs on what is in cache. A few
+   rows of a do not repay packing: b is read once, in the order in which it lies. */
 #include "gemm_tile.h"
 #include "pack.h"
 
 enum {
-    CUT = 256,                   /* terms in a chain: part of the definition of a product, see above */
-    FEW = 4,                     /* rows of a that do not repay a panel of transposed b */
-    BLOCK_BYTES = 384 * 1024,    /* of packed a */
-    BLOCK_CUTS = 8 / sizeof(T),  /* most cuts of a packed together: the more, the fewer passes over c */
-    BLOCK_ROWS = 336,            /* most rows of a block: 24 tiles of 14, 56 of 6, 84 of 4 */
-    FINISH_COLUMNS = 256,        /* at least so many columns of a block are finished together */
-    PACK_ROWS = (TILE_ROWS + LANES - 1) / LANES * LANES    /* of a packed tile of a: whole vectors */
+    CUT = 256,                       /* terms in a chain: part of the definition of a product, see above */
+    FEW = 4,                         /* rows of a that do not repay a panel of transposed b */
+    LINE = 64 / sizeof(T),           /* elements of a cache line */
+    SWEEP_ROWS = 4,                  /* rows of b in a sweep, see sweep_rows */
+    SWEEP_COLUMNS = 8192 / sizeof(T),
+    SWEEP_BYTES = 512 * 1024,        /* of b that the tiles of few rows read as well */
+    BLOCK_ROWS = 336,                /* most rows of a block of a that is not packed */
+    BLOCK_BYTES = 288 * 1024,        /* of packed a */
+    PANEL_BYTES = 1024 * 1024,       /* of packed b that several blocks of a meet */
+    ONCE_BYTES = 128 * 1024,         /* and that only one block does */
+    SMALL_BYTES = 384 * 1024,        /* of b that may be read where it lies */
+    FINISH_COLUMNS = 256             /* at least so many columns of a block are finished together */
 };
 
 /* How to multiply, from shapes and strides alone. Strides count elements: b[p, j] is b[p * bp + j * bj].
@@ -29,9 +35,9 @@ enum {
 typedef struct {
     int64_t m, n, k;
     int64_t ai, ap, bp, bj, ci, cj;
-    int64_t block_rows, block_depth;
+    int64_t block_rows, block_columns, block_depth;
     int64_t a_elements, panel_elements, buffer_elements;    /* of scratch */
-    int     swapped, few, pack_a, pack_b;
+    int     swapped, few, sweep, pack_a, pack_b;
 } gemm_plan;
 
 /* What is to happen to each part of c once it is complete: rows i .. i + m, columns j .. j + n. Parts may be
@@ -44,12 +50,32 @@ typedef struct {
 /* Rows this far apart meet in one set of the L1 cache, and evict each other. */
 INLINE int aliased(int64_t stride) { return stride != 0 && stride * (int64_t)sizeof(T) % 4096 == 0; }
 
-/* Of one way to multiply, roughly, in vector FMAs: the tiles, packing b by transposing where bj is not 1, and
-   likewise writing c. */
+/* x / y, and the multiple of y next to x: both upwards. */
+INLINE int64_t parts_of(int64_t x, int64_t y) { return (x + y - 1) / y; }
+INLINE int64_t round_up(int64_t x, int64_t y) { return parts_of(x, y) * y; }
+
+/* Of one way to multiply, roughly, in vector FMAs: few_rows, which transpose each vector of b; or the tiles, packing
+   b by transposing where bj is not 1, and likewise writing c. */
 static int64_t gemm_cost(int64_t m, int64_t n, int64_t k, int64_t bj, int64_t cj)
 {
-    int64_t rows = m < 4 ? 4 : m;
-    return rows * k * ((n + LANES - 1) / LANES) + (bj == 1 ? 0 : n * k / 2) + (cj == 1 ? 0 : m * n / 2);
+    int64_t rows = m < 4 ? 4 : m, vectors = k * parts_of(n, LANES);
+    if (m <= FEW && bj != 1) return (m + 2) * vectors;
+    return rows * vectors + (bj == 1 ? 0 : n * k / 2) + (cj == 1 ? 0 : m * n / 2);
+}
+
+/* Sizes of blocks where a is packed: parts of a that are about equal, of b as large as its reuse repays. Not
+   inlined: that costs a small product a fifth of its time. */
+static __attribute__((noinline)) void gemm_block_sizes(gemm_plan *g)
+{
+    int64_t most = BLOCK_BYTES / (CUT * (int64_t)sizeof(T)) / TILE_ROWS * TILE_ROWS;
+    g->block_rows = round_up(parts_of(g->m, parts_of(g->m, most)), TILE_ROWS);
+    g->block_depth = least(g->k, CUT);
+    g->a_elements = round_up(g->block_rows * g->block_depth + LANES, LINE);
+    if (g->pack_b) {
+        int64_t bytes = g->block_rows < g->m ? PANEL_BYTES : ONCE_BYTES;
+        g->block_columns = bytes / (CUT * (int64_t)sizeof(T)) / (TILE_VECS * LANES) * (TILE_VECS * LANES);
+        g->panel_elements = round_up(least(g->n, g->block_columns), LANES) * g->block_depth;
+    }
 }
 
 /* b is packed if its unit stride is not along the vectors; otherwise only if enough rows of a use it to repay
@@ -65,27 +91,22 @@ static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t 
         g = (gemm_plan){.m = n, .n = m, .k = k, .swapped = 1,
                         .ai = g.bj, .ap = bp, .bp = ap, .bj = g.ai, .ci = g.cj, .cj = g.ci};
 
-    g.few = g.m <= FEW && g.bj != 1 && g.bp == 1 && k > 0;
-    if (g.few) return g;
-
-    int64_t panels = (g.n + TILE_VECS * LANES - 1) / (TILE_VECS * LANES);
-    int64_t width = (g.m <= TILE_FEW ? TILE_WIDE : TILE_VECS) * LANES;
     int64_t bytes_a = g.m * k * (int64_t)sizeof(T), bytes_b = k * g.n * (int64_t)sizeof(T);
-    g.pack_b = g.bj != 1 || (g.m > 4 * TILE_ROWS && (aliased(g.bp) || bytes_b > BLOCK_BYTES));
-    g.pack_a = k > 0 && ((panels > 2 && aliased(g.ai)) || (panels > 4 && bytes_a > 2 * BLOCK_BYTES));
+    g.few = g.m <= FEW && g.bj != 1 && g.bp == 1 && k > 0;
+    g.sweep = g.m <= FEW && g.bj == 1 && bytes_b > SWEEP_BYTES;
+    if (g.sweep) g.buffer_elements = FEW * SWEEP_COLUMNS;
+    else if (g.few && g.ap != 1) g.buffer_elements = g.m * k;
+    if (g.few || g.sweep) return g;
 
-    g.block_depth = g.pack_a ? least(k, BLOCK_CUTS * CUT) : k;
-    g.block_rows = BLOCK_ROWS;
-    if (g.pack_a) {
-        int64_t fit = BLOCK_BYTES / (g.block_depth * (int64_t)sizeof(T) * PACK_ROWS) * TILE_ROWS;
-        g.block_rows = least(BLOCK_ROWS, fit);
-    }
-    g.block_rows = least(g.m, g.block_rows);
+    int64_t panels = parts_of(g.n, TILE_VECS * LANES);
+    g.pack_b = g.bj != 1 || (g.m > 4 * TILE_ROWS && (aliased(g.bp) || bytes_b > SMALL_BYTES));
+    g.pack_a = k > 0 && ((panels > 2 && aliased(g.ai)) || (panels > 4 && bytes_a > 2 * SMALL_BYTES));
+    g.block_rows = least(g.m, BLOCK_ROWS), g.block_columns = g.n, g.block_depth = k;
+    if (g.pack_a) gemm_block_sizes(&g);
 
-    int through_buffer = g.cj != 1 || g.n % LANES;
-    if (g.pack_a) g.a_elements = (g.block_rows + TILE_ROWS - 1) / TILE_ROWS * PACK_ROWS * g.block_depth;
-    if (g.pack_b || g.n % LANES) g.panel_elements = width * least(k, CUT);
-    if (through_buffer) g.buffer_elements = width * g.block_rows;
+    int64_t width = (g.m <= TILE_FEW ? TILE_WIDE : TILE_VECS) * LANES;
+    if (!g.panel_elements && (g.pack_b || g.n % LANES)) g.panel_elements = width * least(k, CUT);
+    if (g.cj != 1 || g.n % LANES) g.buffer_elements = width * g.block_rows;
     return g;
 }
 
@@ -94,55 +115,170 @@ static size_t gemm_scratch(const gemm_plan *g)
     return (size_t)(g->a_elements + g->panel_elements + g->buffer_elements) * sizeof(T);
 }
 
-/* c = a b for m <= FEW rows of a, where b's unit stride is along k: b is too little used to be worth a panel.
-   A square of it is transposed in registers and goes straight into the chains of LANES columns of c. */
-INLINE void few_rows(int m, const gemm_plan *g, const T *a, const T *b, T *c)
+/* sum[i] += a[i, q] * x[q] for q < least(terms, LANE). */
+INLINE void few_terms(int m, int64_t terms, const T *a, int64_t ai, const reg *x, reg *sum)
 {
-    for (int64_t j = 0; j < g->n; j += LANES, b += LANES * g->bj) {
-        int64_t columns = least(LANES, g->n - j);
-        reg total[FEW] = {vset(0)}, sum[FEW], x[LANES];
-        for (int64_t cut = 0; cut < g->k; cut += CUT) {
-            int64_t end = least(cut + CUT, g->k);
 #pragma GCC unroll 4
-            for (int i = 0; i < m; i++) sum[i] = vset(0);
-            for (int64_t p = cut; p < end; p += LANES) {
-                const T *as = a + p * g->ap;
-                load_transposed(x, b + p, g->bj, columns, end - p);
-#pragma GCC unroll 16
-                for (int q = 0; q < LANES; q++, as += g->ap) {
+    for (int q = 0; q < LANE; q++) {
 #pragma GCC unroll 4
-                    for (int i = 0; i < m; i++)
-                        if (q < end - p) sum[i] = vfma(vset(as[i * g->ai]), x[q], sum[i]);
-                }
-            }
-#pragma GCC unroll 4
-            for (int i = 0; i < m; i++) {
-                if (cut) sum[i] = total[i] + sum[i];
-                total[i] = sum[i];
-            }
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < m; i++) vscatter(c + i * g->ci + j * g->cj, g->cj, total[i], columns);
+        for (int i = 0; i < m; i++)
+            if (q < terms) sum[i] = vfma(vset(a[i * ai + q]), x[q], sum[i]);
     }
 }
 
-#define FEW_ROWS(rows)                                                            \
-    static void few_rows_##rows(const gemm_plan *g, const T *a, const T *b, T *c) \
-    {                                                                             \
-        few_rows(rows, g, a, b, c);                                               \
+/* Columns of c for m <= FEW rows of a, where b's unit stride is along k, as a's is: b is too little used to be worth
+   a panel. Squares of it are transposed in registers and go straight into the chains of `vecs` vectors of c, enough
+   of them to hide the time of an FMA. Each vector is `lag` terms behind the one before. */
+INLINE void few_columns(int m, int vecs, int lag, const gemm_plan *g, const T *a, int64_t ai, const T *b, T *c,
+                        int64_t columns)
+{
+    reg total[FEW][FEW] = {{{0}}}, sum[FEW][FEW], x[LANE];
+    const T *lane[FEW][WIDE];
+    for (int64_t cut = 0; cut < g->k; cut += CUT) {
+        int64_t terms = least(CUT, g->k - cut), whole = columns < LANES ? 0 : terms / LANE * LANE;
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) {
+#pragma GCC unroll 4
+            for (int i = 0; i < m; i++) sum[v][i] = vset(0);
+#pragma GCC unroll 4
+            for (int i = 0; i < WIDE; i++) lane[v][i] = b + (v * LANES + i * LANE) * g->bj + cut;
+        }
+        for (int64_t p = 0; p < whole + (vecs - 1) * lag; p += LANE) {
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; v++) {
+                if (lag && (p < v * lag || p >= whole + v * lag)) continue;
+                load_transposed(x, lane[v], g->bj);
+                few_terms(m, LANE, a + cut + p - v * lag, ai, x, sum[v]);
+#pragma GCC unroll 4
+                for (int i = 0; i < WIDE; i++) lane[v][i] += LANE;
+            }
+        }
+        for (int64_t p = cut + whole; p < cut + terms; p += LANE) {
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; v++) {
+                int64_t left = cut + terms - p;
+                load_transposed_most(x, b + v * LANES * g->bj + p, g->bj, columns - v * LANES, left);
+                few_terms(m, left, a + p, ai, x, sum[v]);
+            }
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) {
+#pragma GCC unroll 4
+            for (int i = 0; i < m; i++) total[v][i] = cut ? total[v][i] + sum[v][i] : sum[v][i];
+        }
     }
-FEW_ROWS(1) FEW_ROWS(2) FEW_ROWS(3) FEW_ROWS(4)
+#pragma GCC unroll 4
+    for (int v = 0; v < vecs; v++) {
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++)
+            vscatter(c + i * g->ci + v * LANES * g->cj, g->cj, total[v][i], least(LANES, columns - v * LANES));
+    }
+}
+
+/* c = a b for m <= FEW rows of a. Where rows of b are aliased, the vectors of a group keep to different lines of the
+   cache. Columns short of a vector are made up by some before them, which come out as they were. */
+INLINE void few_rows(int m, int vecs, const gemm_plan *g, const T *a, const T *b, T *c, T *scratch)
+{
+    int64_t j = 0, ai = g->ai;
+    int lag = aliased(2 * g->bj);
+    if (g->ap != 1) {
+        ai = g->k;
+        for (int64_t p = 0; p < g->k; p++)
+            for (int i = 0; i < m; i++) scratch[i * ai + p] = a[i * g->ai + p * g->ap];
+        a = scratch;
+    }
+    for (; lag && j + vecs * LANES <= g->n; j += vecs * LANES)
+        few_columns(m, vecs, LINE, g, a, ai, b + j * g->bj, c + j * g->cj, vecs * LANES);
+    for (; j + vecs * LANES <= g->n; j += vecs * LANES)
+        few_columns(m, vecs, 0, g, a, ai, b + j * g->bj, c + j * g->cj, vecs * LANES);
+    for (; j < g->n; j += LANES) {
+        if (j + LANES > g->n && g->n >= LANES) j = g->n - LANES;
+        few_columns(m, 1, 0, g, a, ai, b + j * g->bj, c + j * g->cj, least(LANES, g->n - j));
+    }
+}
+
+/* sum[i, j] += a[i, p] * b[p, j] for `terms` values of p, in order, and for a vector of j; = if `first`. */
+INLINE void sweep_vector(int m, int terms, const reg *a, const T *const *b, int64_t j, int64_t lanes, T *sum, int first)
+{
+    reg x[SWEEP_ROWS];
+#pragma GCC unroll 4
+    for (int q = 0; q < terms; q++) x[q] = vload_most(b[q] + j, lanes);
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++) {
+        reg y = first ? vset(0) : vload(sum + i * SWEEP_COLUMNS + j);
+#pragma GCC unroll 4
+        for (int q = 0; q < terms; q++) y = vfma(a[i * SWEEP_ROWS + q], x[q], y);
+        vstore(sum + i * SWEEP_COLUMNS + j, y);
+    }
+}
+
+INLINE void sweep_terms(int m, int terms, const gemm_plan *g, const T *a, const T *b, T *sum, int64_t n, int first)
+{
+    reg s[FEW * SWEEP_ROWS];
+    const T *row[SWEEP_ROWS];
+#pragma GCC unroll 4
+    for (int q = 0; q < terms; q++) {
+        row[q] = b + q * g->bp;
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++) s[i * SWEEP_ROWS + q] = vset(a[i * g->ai + q * g->ap]);
+    }
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES) sweep_vector(m, terms, s, row, j, LANES, sum, first);
+    if (j < n) sweep_vector(m, terms, s, row, j, n - j, sum, first);
+}
+
+/* c = a b for m <= FEW rows of a and a large b, whose unit stride is along n: tiles would jump from row to row of it.
+   A few rows are read together from end to end, and the chains wait in the L1 cache. */
+INLINE void sweep_rows(int m, const gemm_plan *g, const T *a, const T *b, T *c, T *sum)
+{
+    for (int64_t j = 0; j < g->n; j += SWEEP_COLUMNS, b += SWEEP_COLUMNS, c += SWEEP_COLUMNS * g->cj) {
+        int64_t columns = least(SWEEP_COLUMNS, g->n - j);
+        for (int64_t cut = 0; cut < g->k; cut += CUT) {
+            int64_t end = least(cut + CUT, g->k), p = cut;
+            for (; p + SWEEP_ROWS <= end; p += SWEEP_ROWS)
+                sweep_terms(m, SWEEP_ROWS, g, a + p * g->ap, b + p * g->bp, sum, columns, p == cut);
+            for (; p < end; p++)
+                sweep_terms(m, 1, g, a + p * g->ap, b + p * g->bp, sum, columns, p == cut);
+            for (int i = 0; i < m; i++) {
+                for (int64_t q = 0; q < columns; q += LANES) {
+                    int64_t lanes = least(LANES, columns - q);
+                    T *to = c + i * g->ci + q * g->cj;
+                    vec x = vload(sum + i * SWEEP_COLUMNS + q);
+                    if (cut) x = vgather(to, g->cj, lanes) + x;
+                    vscatter(to, g->cj, x, lanes);
+                }
+            }
+        }
+    }
+}
+
+/* For each number of rows: as many vectors in few_rows as registers hold. */
+#define EACH_FEW(X) X(1, 4) X(2, 4) X(3, 2) X(4, 2)
+#define FEW_ROWS(rows, vecs)                                                                \
+    static void few_rows_##rows(const gemm_plan *g, const T *a, const T *b, T *c, T *sum)   \
+    {                                                                                       \
+        few_rows(rows, vecs, g, a, b, c, sum);                                              \
+    }                                                                                       \
+    static void sweep_rows_##rows(const gemm_plan *g, const T *a, const T *b, T *c, T *sum) \
+    {                                                                                       \
+        sweep_rows(rows, g, a, b, c, sum);                                                  \
+    }
+EACH_FEW(FEW_ROWS)
 #undef FEW_ROWS
 
-/* Rows i .. i + rows of a, columns p .. p + depth, as the tiles want them: cut by cut, tile by tile. */
-static void pack_block(const gemm_plan *g, const T *a, int64_t rows, int64_t depth, T *to)
+#define FEW_ENTRY(rows, vecs) [rows] = {few_rows_##rows, sweep_rows_##rows},
+static void (*const few_rows_of[FEW + 1][2])(const gemm_plan *, const T *, const T *, T *, T *) =
+    { EACH_FEW(FEW_ENTRY) };
+#undef FEW_ENTRY
+#undef EACH_FEW
+
+/* Rows i .. i + rows of a, `terms` columns, tile by tile, as the tiles want them: TILE_ROWS elements for each term.
+   Whole vectors are written, so rows that follow may be read along; `have` are there to read. */
+static void pack_block(const gemm_plan *g, const T *a, int64_t rows, int64_t have, int64_t terms, T *to)
 {
-    for (int64_t p = 0; p < depth; p += CUT) {
-        int64_t terms = least(CUT, depth - p);
-        for (int64_t i = 0, height; i < rows; i += height, to += terms * PACK_ROWS) {
-            height = tile_rows(rows - i);
-            pack(to, PACK_ROWS, a + i * g->ai + p * g->ap, g->ap, g->ai, terms, height);
-        }
+    for (int64_t i = 0, height; i < rows; i += height, to += terms * TILE_ROWS) {
+        height = tile_rows(rows - i, TILE_ROWS);
+        pack(to, TILE_ROWS, a + i * g->ai, g->ap, g->ai, terms, least(round_up(height, LANES), have - i));
     }
 }
 
@@ -156,12 +292,13 @@ INLINE void prefetch_panel(const T *b, int64_t bp, int64_t terms, int64_t i, int
 }
 
 /* One panel of c, `rows` by `columns`, plus the terms of p .. p + depth. a, b and c point at the first
-   element of each; `add` says that c already holds earlier cuts. */
+   element of each; `add` says that c already holds earlier cuts, `packed` that the panel holds b already. */
 static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t rows, int64_t columns,
-                       int64_t depth, int add, T *panel, T *buffer)
+                       int64_t depth, int add, T *panel, int packed, T *buffer)
 {
-    int64_t vecs = (columns + LANES - 1) / LANES, width = vecs * LANES;
-    int direct = g->cj == 1 && columns == width, pack_b = g->pack_b || columns != width;
+    int64_t vecs = parts_of(columns, LANES), width = vecs * LANES;
+    int64_t most = vecs == 1 && !g->pack_a && !aliased(g->ai) ? TILE_TALL : TILE_ROWS;
+    int direct = g->cj == 1 && columns == width, pack_b = !packed && (g->pack_b || columns != width);
     T *out = direct ? c : buffer;
     int64_t oi = direct ? g->ci : width;
 
@@ -170,18 +307,15 @@ static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t
         int64_t terms = least(CUT, depth - p), bp = g->bp, ai = g->ai, ap = g->ap;
         const T *bs = b + p * g->bp, *as = a + p * g->ap;
         const T *next = p + CUT < depth ? bs + CUT * g->bp : b + width;
-        if (pack_b) {
-            pack(panel, width, bs, g->bp, g->bj, terms, columns);
-            bs = panel, bp = width;
-        }
-        if (g->pack_a) as = a, ai = 1, ap = PACK_ROWS;
+        if (pack_b) pack(panel, width, bs, g->bp, g->bj, terms, columns);
+        if (pack_b || packed) bs = panel, bp = width;
+        if (g->pack_a) as = a, ai = 1, ap = TILE_ROWS;
         for (int64_t i = 0, height; i < rows; i += height) {
-            height = tile_rows(rows - i);
+            height = tile_rows(rows - i, most);
             tiles[height][vecs](terms, as, ai, ap, bs, bp, out + i * oi, oi, add || p > 0);
-            if (g->pack_b && g->bj == 1) prefetch_panel(next, g->bp, terms, i, height, rows);
-            as += g->pack_a ? terms * PACK_ROWS : height * ai;
+            if (pack_b && g->bj == 1) prefetch_panel(next, g->bp, terms, i, height, rows);
+            as += g->pack_a ? terms * TILE_ROWS : height * ai;
         }
-        if (g->pack_a) a = as;
     }
     if (!direct) unpack(buffer, width, c, g->ci, g->cj, rows, columns);
 }
@@ -193,25 +327,28 @@ static void finish_part(const gemm_plan *g, const gemm_finish *finish, int64_t i
     else if (finish) finish->run(finish->what, i, m, j, n);
 }
 
-/* The terms p .. p + depth of c, block by block, panel by panel. */
-static void gemm_blocks(const gemm_plan *g, const T *a, const T *b, T *c, int64_t p, int64_t depth,
-                        T *scratch, const gemm_finish *finish)
+/* Columns j .. j + n of the terms p .. p + depth of c, block by block of a, panel by panel. */
+static void gemm_blocks(const gemm_plan *g, const T *a, const T *b, T *c, int64_t j, int64_t n, int64_t p,
+                        int64_t depth, T *scratch, const gemm_finish *finish)
 {
     T *block = scratch, *panel = block + g->a_elements, *buffer = panel + g->panel_elements;
+    int keep = g->pack_a && g->pack_b;    /* the panels, for the next block of a */
 
     for (int64_t i = 0; i < g->m; i += g->block_rows) {
-        int64_t rows = least(g->block_rows, g->m - i), finished = 0;
+        int64_t rows = least(g->block_rows, g->m - i), finished = j;
         const T *block_of_a = a + i * g->ai + p * g->ap;
         if (g->pack_a) {
-            pack_block(g, block_of_a, rows, depth, block);
+            if (j == 0 || g->block_rows < g->m) pack_block(g, block_of_a, rows, g->m - i, depth, block);
             block_of_a = block;
         }
-        for (int64_t j = 0, columns; j < g->n; j += columns) {
-            columns = tile_columns(g->n - j, g->m);
-            gemm_panel(g, block_of_a, b + p * g->bp + j * g->bj, c + i * g->ci + j * g->cj, rows, columns,
-                       depth, p > 0, panel, buffer);
-            int64_t done = j + columns;
-            if (p + depth == g->k && (done == g->n || done - finished >= FINISH_COLUMNS)) {
+        for (int64_t q = j, columns; q < j + n; q += columns) {
+            T *to = keep ? panel + (q - j) * depth : panel;
+            const T *from = b + p * g->bp + q * g->bj;
+            columns = tile_columns(j + n - q, g->m);
+            gemm_panel(g, block_of_a, from, c + i * g->ci + q * g->cj, rows, columns, depth, p > 0, to,
+                       keep && i > 0, buffer);
+            int64_t done = q + columns;
+            if (p + depth == g->k && (done == j + n || done - finished >= FINISH_COLUMNS)) {
                 finish_part(g, finish, i, rows, finished, done - finished);
                 finished = done;
             }
@@ -222,8 +359,6 @@ static void gemm_blocks(const gemm_plan *g, const T *a, const T *b, T *c, int64_
 /* c = a b by plan. scratch: gemm_scratch(g) bytes, 64-byte aligned. finish may be NULL. */
 static void gemm_run(const gemm_plan *g, const T *a, const T *b, T *c, T *scratch, const gemm_finish *finish)
 {
-    static void (*const few_rows_of[FEW + 1])(const gemm_plan *, const T *, const T *, T *) =
-        {NULL, few_rows_1, few_rows_2, few_rows_3, few_rows_4};
     const T *left = g->swapped ? b : a, *right = g->swapped ? a : b;
 
     if (g->m == 0 || g->n == 0) return;
@@ -231,12 +366,14 @@ static void gemm_run(const gemm_plan *g, const T *a, const T *b, T *c, T *scratc
         for (int64_t i = 0; i < g->m; i++)
             for (int64_t j = 0; j < g->n; j++) c[i * g->ci + j * g->cj] = 0;
         finish_part(g, finish, 0, g->m, 0, g->n);
-    } else if (g->few) {
-        few_rows_of[g->m](g, left, right, c);
+    } else if (g->few || g->sweep) {
+        few_rows_of[g->m][g->sweep](g, left, right, c, scratch);
         finish_part(g, finish, 0, g->m, 0, g->n);
     } else {
         for (int64_t p = 0; p < g->k; p += g->block_depth)
-            gemm_blocks(g, left, right, c, p, least(g->block_depth, g->k - p), scratch, finish);
+            for (int64_t j = 0; j < g->n; j += g->block_columns)
+                gemm_blocks(g, left, right, c, j, least(g->block_columns, g->n - j), p,
+                            least(g->block_depth, g->k - p), scratch, finish);
     }
 }
 

@@ -23,8 +23,7 @@ INLINE void vstore_most(T *p, vec x, int64_t n)
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vint){__VA_ARGS__})
 #endif
 
-/* Perfect shuffles. ZIP interleaves the lower (upper) elements of a and b, each 128 bits by themselves, which
-   x86 does best; LANE interleaves the lower (upper) 128-bit lanes whole. */
+/* ZIP interleaves the lower (upper) elements of a and b, each 128 bits by themselves. */
 enum { LANE = 16 / sizeof(T) };    /* elements of 128 bits */
 #if PN_WIDTH == 16 && PN_TYPE == 32
 #define ZIP_LOW(a, b)   SHUFFLE(a, b, 0, 4, 1, 5)
@@ -35,95 +34,105 @@ enum { LANE = 16 / sizeof(T) };    /* elements of 128 bits */
 #elif PN_WIDTH == 32 && PN_TYPE == 32
 #define ZIP_LOW(a, b)   SHUFFLE(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
 #define ZIP_HIGH(a, b)  SHUFFLE(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
-#define LANE_LOW(a, b)  SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
-#define LANE_HIGH(a, b) SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
 #elif PN_WIDTH == 32
 #define ZIP_LOW(a, b)   SHUFFLE(a, b, 0, 4, 2, 6)
 #define ZIP_HIGH(a, b)  SHUFFLE(a, b, 1, 5, 3, 7)
-#define LANE_LOW(a, b)  SHUFFLE(a, b, 0, 1, 4, 5)
-#define LANE_HIGH(a, b) SHUFFLE(a, b, 2, 3, 6, 7)
 #elif PN_TYPE == 32
 #define ZIP_LOW(a, b)   SHUFFLE(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
 #define ZIP_HIGH(a, b)  SHUFFLE(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
-#define LANE_LOW(a, b)  SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23)
-#define LANE_HIGH(a, b) SHUFFLE(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31)
 #else
 #define ZIP_LOW(a, b)   SHUFFLE(a, b, 0, 8, 2, 10, 4, 12, 6, 14)
 #define ZIP_HIGH(a, b)  SHUFFLE(a, b, 1, 9, 3, 11, 5, 13, 7, 15)
-#define LANE_LOW(a, b)  SHUFFLE(a, b, 0, 1, 8, 9, 2, 3, 10, 11)
-#define LANE_HIGH(a, b) SHUFFLE(a, b, 4, 5, 12, 13, 6, 7, 14, 15)
 #endif
 
-/* LANES vectors as a square matrix, transposed. A matrix of 2^s rows is transposed by s perfect shuffles of
-   its upper half with its lower half: first so within the blocks of LANE rows and columns, then so with
-   the blocks. */
-INLINE void transpose(reg *x)
+/* A vector whose lanes of 128 bits come from lane[0] + at, lane[1] + at, ... On x86 each is put in place as it is
+   loaded, which leaves the shuffle units alone. */
+enum { WIDE = LANES / LANE };      /* lanes of 128 bits in a vector */
+INLINE reg vload_lanes(const T *const *lane, int64_t at)
 {
-    reg y[LANES];
+#if defined(__AVX512F__) && PN_WIDTH == 64
+    __m512 y = _mm512_castps128_ps512(_mm_loadu_ps((const float *)(lane[0] + at)));
+    y = _mm512_insertf32x4(y, _mm_loadu_ps((const float *)(lane[1] + at)), 1);
+    y = _mm512_insertf32x4(y, _mm_loadu_ps((const float *)(lane[2] + at)), 2);
+    return (reg)_mm512_insertf32x4(y, _mm_loadu_ps((const float *)(lane[3] + at)), 3);
+#elif defined(__AVX2__) && PN_WIDTH == 32
+    return (reg)_mm256_loadu2_m128((const float *)(lane[1] + at), (const float *)(lane[0] + at));
+#else
+    reg y;
+    for (int i = 0; i < WIDE; i++) memcpy((T *)&y + i * LANE, lane[i] + at, 16);
+    return y;
+#endif
+}
+
+/* Element p of y[q] is element q of row p, for LANES rows xp elements apart and LANE columns. lane[i] is row i * LANE:
+   rows so far apart share a vector from the start, and what remains are the perfect shuffles that transpose
+   LANE rows in each 128 bits. */
+INLINE void load_transposed(reg *y, const T *const *lane, int64_t xp)
+{
+#pragma GCC unroll 4
+    for (int p = 0; p < LANE; p++) y[p] = vload_lanes(lane, p * xp);
 #pragma GCC unroll 2
     for (int size = 1; size < LANE; size *= 2) {
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES / 2; i++) {
-            int top = i / (LANE / 2) * LANE + i % (LANE / 2);
-            y[2 * i] = ZIP_LOW(x[top], x[top + LANE / 2]);
-            y[2 * i + 1] = ZIP_HIGH(x[top], x[top + LANE / 2]);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) x[i] = y[i];
-    }
-#if PN_WIDTH > 16
+        reg z[LANE];
 #pragma GCC unroll 2
-    for (int size = LANE; size < LANES; size *= 2) {
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES / 2; i++) {
-            int to = i / LANE * 2 * LANE + i % LANE;
-            y[to] = LANE_LOW(x[i], x[i + LANES / 2]);
-            y[to + LANE] = LANE_HIGH(x[i], x[i + LANES / 2]);
+        for (int i = 0; i < LANE / 2; i++) {
+            z[2 * i] = ZIP_LOW(y[i], y[i + LANE / 2]);
+            z[2 * i + 1] = ZIP_HIGH(y[i], y[i + LANE / 2]);
         }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) x[i] = y[i];
+#pragma GCC unroll 4
+        for (int i = 0; i < LANE; i++) y[i] = z[i];
     }
-#endif
 }
 
-/* Lane p of y[q] = x[p * xp + q], for p < rows and q < columns, and 0 beyond. No y[] is indexed by a
-   variable, here and below: it would have to be memory. */
-INLINE void load_transposed(reg *y, const T *x, int64_t xp, int64_t rows, int64_t columns)
+/* The same of rows from x on, where only so many rows and columns may be there; 0 beyond. */
+INLINE void load_transposed_most(reg *y, const T *x, int64_t xp, int64_t rows, int64_t columns)
 {
-    if (rows >= LANES && columns >= LANES) {
-#pragma GCC unroll 16
-        for (int p = 0; p < LANES; p++, x += xp) y[p] = vload(x);
-    } else {
-#pragma GCC unroll 16
-        for (int p = 0; p < LANES; p++, x += xp) y[p] = p < rows ? vload_most(x, columns) : vset(0);
+    T square[LANES * LANE];
+    const T *lane[WIDE];
+    if (rows < LANES || columns < LANE) {
+        for (int64_t p = 0; p < LANES; p++)
+            for (int64_t q = 0; q < LANE; q++)
+                square[p * LANE + q] = p < rows && q < columns ? x[p * xp + q] : 0;
+        x = square, xp = LANE;
     }
-    transpose(y);
+#pragma GCC unroll 4
+    for (int i = 0; i < WIDE; i++) lane[i] = x + i * LANE * xp;
+    load_transposed(y, lane, xp);
 }
 
-/* panel[p * width + j] = x[p * xp + j * xj] for p < k and j < n, and 0 for n <= j < width, a multiple of
-   LANES. */
+/* panel[p * width + j] = x[p * xp + j * xj] for p < k and j < n, with 0 up to the next whole vector of j. width may
+   be less than these vectors: rows are written so that each ends where the next one begins. Then the panel wants
+   room for a vector at its end. */
 static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, int64_t k, int64_t n)
 {
     if (xj == 1) {
-        for (int64_t p = 0; p < k; p++, x += xp, panel += width) {
-            int64_t j = 0;
-            for (; j + LANES <= n; j += LANES) vstore(panel + j, vload(x + j));
-            for (; j < width; j += LANES) vstore(panel + j, j < n ? vload_part(x + j, n - j) : vset(0));
-        }
+        for (int64_t p = 0; p < k; p++, x += xp, panel += width)
+            for (int64_t j = 0; j < n; j += LANES) vstore(panel + j, vload_most(x + j, n - j));
     } else if (xp == 1) {
-        for (int64_t p = 0; p < k; p += LANES) {
-            for (int64_t j = 0; j < width; j += LANES) {
-                T *to = panel + p * width + j;
-                reg y[LANES];
-                load_transposed(y, x + p + j * xj, xj, n - j, k - p);
-#pragma GCC unroll 16
-                for (int q = 0; q < LANES; q++, to += width)
+        for (int64_t j = (n - 1) / LANES * LANES; j >= 0; j -= LANES) {
+            const T *lane[WIDE];
+            T *to = panel + j;
+            reg y[LANE];
+            int64_t p = 0;
+#pragma GCC unroll 4
+            for (int i = 0; i < WIDE; i++) lane[i] = x + (j + i * LANE) * xj;
+            for (; p + LANE <= k && j + LANES <= n; p += LANE) {
+                load_transposed(y, lane, xj);
+#pragma GCC unroll 4
+                for (int i = 0; i < WIDE; i++) lane[i] += LANE;
+#pragma GCC unroll 4
+                for (int q = 0; q < LANE; q++, to += width) vstore(to, y[q]);
+            }
+            for (; p < k; p += LANE) {
+                load_transposed_most(y, x + p + j * xj, xj, n - j, k - p);
+#pragma GCC unroll 4
+                for (int q = 0; q < LANE; q++, to += width)
                     if (q < k - p) vstore(to, y[q]);
             }
         }
     } else {
         for (int64_t p = 0; p < k; p++, x += xp, panel += width)
-            for (int64_t j = 0; j < width; j += LANES)
+            for (int64_t j = 0; j < n; j += LANES)
                 vstore(panel + j, vgather(x + j * xj, xj, least(LANES, n - j)));
     }
 }
@@ -133,12 +142,12 @@ static void unpack(const T *panel, int64_t width, T *x, int64_t xp, int64_t xj, 
 {
     if (xp == 1 && xj != 1) {
         for (int64_t p = 0; p < k; p += LANES) {
-            for (int64_t j = 0; j < n; j += LANES) {
+            for (int64_t j = 0; j < n; j += LANE) {
                 T *to = x + p + j * xj;
-                reg y[LANES];
-                load_transposed(y, panel + p * width + j, width, k - p, LANES);
-#pragma GCC unroll 16
-                for (int q = 0; q < LANES; q++, to += xj)
+                reg y[LANE];
+                load_transposed_most(y, panel + p * width + j, width, k - p, LANE);
+#pragma GCC unroll 4
+                for (int q = 0; q < LANE; q++, to += xj)
                     if (q < n - j) vstore_most(to, y[q], k - p);
             }
         }
