@@ -128,6 +128,14 @@ MUTANTS = [
     Mutant("an overlap not seen", "pyneuro/kernels/_native.pyx",
            "low[i] += reach", "low[i] -= reach",
            "tests/test_errors.py", always=False),
+    Mutant("operands of other shapes taken the short way", "pyneuro/kernels/_native.pyx",
+           "            elif not same_shape(a, b):\n                return None\n", "",
+           "tests/test_eager.py -k operators"),
+    Mutant("a gradient lost the short way", "pyneuro/kernels/_native.pyx",
+           "or (<TensorBase>x).needs_grad or", "or", "tests/test_eager.py -k operators", always=False),
+    Mutant("blocks of memory that are too short", "csrc/core/memory.c",
+           "*rounded = (quarters + 1) << power << 6;", "*rounded = quarters << power << 6;",
+           "tests/test_eager.py -k hold_what", always=False),
 
     # Autograd, layers, optimizers
     Mutant("a second gradient that replaces the first", "pyneuro/autograd.py",
