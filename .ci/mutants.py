@@ -86,14 +86,14 @@ MUTANTS = [
 
     # Products
     Mutant("a stride left out", "csrc/kernels/gemm.c",
-           "b + p * g->bp + j * g->bj,", "b + p * g->bp + j,",
+           "from = b + p * g->bp + q * g->bj;", "from = b + p * g->bp + q;",
            "tests/test_backends.py -k 'matmul or dense_identity'"),
     Mutant("an earlier cut forgotten", "csrc/kernels/gemm.c",
            "oi, add || p > 0);", "oi, add);",
            "tests/test_backends.py -k matmul"),
     Mutant("the same product, cut elsewhere: other bits", "csrc/kernels/gemm.c",
-           "cut < g->k; cut += CUT) {\n            int64_t end = least(cut + CUT, g->k);",
-           "cut < g->k; cut += 2 * CUT) {\n            int64_t end = least(cut + 2 * CUT, g->k);",
+           "cut < g->k; cut += CUT) {\n        int64_t terms = least(CUT, g->k - cut)",
+           "cut < g->k; cut += 2 * CUT) {\n        int64_t terms = least(2 * CUT, g->k - cut)",
            "tests/test_backends.py -k same_bits_in_any_batch"),
     Mutant("a bias left out", "csrc/kernels/dense.c",
            "+ vload_most(bias + j, lanes);", "+ 0 * vload_most(bias + j, lanes);",
