@@ -137,6 +137,23 @@ MUTANTS = [
            "*rounded = (quarters + 1) << power << 6;", "*rounded = quarters << power << 6;",
            "tests/test_eager.py -k hold_what", always=False),
 
+    # Threads
+    Mutant("a part that computes what another does", "csrc/core/run.c",
+           "d->parts, number + 1);", "d->parts, number + 2 > d->parts ? d->parts : number + 2);",
+           "tests/test_threads.py -k 'any_number_of_threads and scatter_add'"),
+    Mutant("a slot that stays whole where the others are cut", "pyneuro/kernels/_native.pyx",
+           "c.along[i] = j", "c.along[i] = j if i else -1",
+           "tests/test_threads.py -k 'any_number_of_threads and matmul'", always=False),
+    Mutant("an axis that must not be cut", "csrc/kernels.def",
+           '-> dw:nk db:n | n")', '-> dw:nk db:n | nk")',
+           "tests/test_threads.py -k 'every_written_slot or parts_have'", always=False),
+    Mutant("a child that believes in its parent's workers", "csrc/core/threads.c",
+           "    pool.workers = 0;\n", "",
+           "tests/test_threads.py -k own_workers"),
+    Mutant("a pool that a child finds reserved for ever", "csrc/core/threads.c",
+           "    atomic_flag_clear(&pool.reserved);\n", "",
+           "tests/test_threads.py -k forks_while", always=False),
+
     # Autograd, layers, optimizers
     Mutant("a second gradient that replaces the first", "pyneuro/autograd.py",
            "else leaf._grad._accumulate(g)", "else g",

@@ -338,21 +338,27 @@ def test_a_child_makes_its_own_workers():
     assert python(code, "-W", "ignore::DeprecationWarning", **ALONE)[::2] == (0, "")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+@linux
 def test_forks_while_others_compute():
-    code = FORKS + """
+    code = FORKS + f"""
     busy = True
+    def own():
+        return right() and {TASKS} == 3
     def work():
         while busy:
             x @ x
     others = [threading.Thread(target=work) for _ in range(2)]
     for t in others: t.start()
-    children = [child() for _ in range(20)]
+    children = []
+    for _ in range(20):
+        pn.set_num_threads(3)                  # also ends what rest there is for workers that came late
+        x @ x
+        children.append(child(own))
     busy = False
     for t in others: t.join()
     assert all(children), children
     """
-    assert python(code, "-W", "ignore::DeprecationWarning")[::2] == (0, "")
+    assert python(code, "-W", "ignore::DeprecationWarning", **ALONE)[::2] == (0, "")
 
 
 @linux
