@@ -557,19 +557,17 @@ def activation(name: str, module: str, formula: str, away: tuple[float, ...] = (
         return (g._op(f"{name}_grad", s, attrs=node.attrs) if node.needs[0] else None,
                 g._op(f"{name}_curve", dy, s, attrs=node.attrs) if node.needs[1] else None)
 
+    kernel = f"dense_{name}"
+
     def dense(x: Array, w: Array, b: Array, *attrs: float) -> Any:
         if x.ndim == 0 or w.ndim != 2 or x.shape[-1] != w.shape[1] or b.shape != (len(w),):
             raise ShapeError(f"dense takes x [..., in], weight [out, in] and bias [out]; "
                              f"given {list(x.shape)}, {list(w.shape)} and {list(b.shape)}")
-        y = empty(x.shape[:-1] + (len(w),), x.dtype)
-        rows = math.prod(x.shape[:-1])
-        flat, y2 = reshaped(x, (rows, x.shape[-1])), y.reshape(rows, len(w))
-        if not reads_x:
-            run(f"dense_{name}", (flat, w, b, y2), attrs)
-            return y
-        z = empty(y.shape, x.dtype)
-        run(f"dense_{name}", (flat, w, b, z.reshape(y2.shape), y2), attrs)
-        return y, z
+        y = empty((*x.shape[:-1], len(w)), x.dtype)
+        z = (empty(y.shape, x.dtype),) if reads_x else ()
+        rows = tuple([a if a.ndim == 2 else reshaped(a, (math.prod(a.shape[:-1]), a.shape[-1])) for a in (x, *z, y)])
+        run(kernel, (rows[0], w, b, *rows[1:]), attrs)
+        return y, *z
 
     def dense_backward(node: Any, g: Any) -> tuple:
         x, w, *rest = node.saved(g)

@@ -18,6 +18,9 @@ _ONE = {np.dtype(t): wrap(np.broadcast_to(np.ones((), t), 1)) for t in ("float32
 _NO_BIAS = {np.dtype(t): wrap(np.broadcast_to(np.array(-0.0, t), 1)) for t in ("float32", "float64")}  # x + -0.0 is x
 
 
+_DENSE = {op.name.removeprefix("dense_"): (op, tuple(v for _, v in op.params)) for op in OPS.values() if op.kind == "dense"}
+
+
 # Layers
 
 
@@ -32,25 +35,26 @@ def dense(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation:
 
     Raises ShapeError, DtypeError, ValueError for an unknown activation.
     """
-    op = OPS.get(f"dense_{activation}")
+    op, defaults = _DENSE.get(activation, (None, ()))
     if op is None:
         raise ValueError(f"{activation!r} is not an activation; choose from {', '.join(activation_names())}")
     if not isinstance(input, Tensor):
         raise TypeError(f"dense takes a tensor, got {type(input).__name__}; pn.from_numpy or pn.tensor make one")
-    if input.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
+    w = weight.array
+    if input.array.dtype != w.dtype or (bias is not None and bias.array.dtype != w.dtype):
         raise DtypeError(
             f"dense takes input, weight and bias of one dtype, given {input.dtype} and {weight.dtype}"
             + (f" and {bias.dtype}" if bias is not None else "")
             + "; convert with .to()"
         )
-    if weight.ndim == 1:
+    if w.ndim == 1:
         return matmul(input, weight) if bias is None else matmul(input, weight) + bias
     if bias is None:
         no_bias = _NO_BIAS.get(weight.dtype)
         if no_bias is None:
             return matmul(input, weight.mT)
         bias = no_bias.expand(weight.shape[0])
-    return apply(op, (input, weight, bias), tuple(map(float, params)) or tuple(v for _, v in op.params))
+    return apply(op, (input, weight, bias), tuple(map(float, params)) if params else defaults)
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
