@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Threads: the same bits for any number of them, and a pool that survives forks, signals, other threads and the exit."""
-import os
 import sys
 import threading
 
