@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import DtypeError, ShapeError, current_backend, empty, quick_fold
+from .kernels import DtypeError, ShapeError, broadcast, current_backend, empty, quick_fold
 from .kernels.signature import CASTABLE, FLOATS, KERNELS
 
 Array = np.ndarray
@@ -394,7 +394,7 @@ Op("reshape", "the same elements in another shape", _reshape, lambda node, g: (g
    lambda rng, n: ((table(rng, n),), ((grid(n)[0] * grid(n)[1],),)), kind="view", view=True)
 Op("permute", "axes in another order", lambda x, axes: x.transpose(axes), lambda node, g: (g.permute(_inverse(node.attrs[0])),),
    lambda rng, n: ((table(rng, n),), ((1, 0),)), kind="view", view=True)
-Op("expand", "axes of one repeated, in the same memory", np.broadcast_to,
+Op("expand", "axes of one repeated, in the same memory", broadcast,
    lambda node, g: (g.sum_to(node.shapes[0]),), lambda rng, n: ((table(rng, n)[:1],), (grid(n),)), kind="view", view=True)
 Op("slice", "x[integers, slices, None, ...]", _slice,
    lambda node, g: (g._op("slice_grad", attrs=(node.shapes[0], node.attrs[0])),),
@@ -652,10 +652,11 @@ softmax("log_softmax", "x - ln sum e^x",   lambda g, y, dim: g - y.exp() * g.sum
 
 def _labels_loss(name: str, formula: str, composed: Callable, attrs: tuple) -> None:
     grad_slots = [slot.name for slot in KERNELS[f"{name}_grad"].slots]
+    written = [(slot.name, bool(slot.axes)) for slot in KERNELS[name].slots[3:]]
 
     def forward(x: Array, labels: Array, weight: Array, *attrs: Any) -> Any:
-        rows, scalars = len(x), (*attrs[:-1], float(attrs[-1] == "mean"))
-        out = {slot.name: empty((rows,) if slot.axes else (), x.dtype) for slot in KERNELS[name].slots[3:]}
+        rows, dtype, scalars = (len(x),), x.dtype, (*attrs[:-1], float(attrs[-1] == "mean"))
+        out = {slot: empty(rows if a_row else (), dtype) for slot, a_row in written}
         run(name, (x, labels, weight, *out.values()), scalars)
         loss = out.pop("losses") if attrs[-1] == "none" else out["loss"]
         return loss, *[v for k, v in out.items() if k in grad_slots]
@@ -665,7 +666,7 @@ def _labels_loss(name: str, formula: str, composed: Callable, attrs: tuple) -> N
         if not node.fast:
             return (*g.grad_of(composed(x, labels, weight, *node.attrs), x), None, None)
         rows, reduction = node.shapes[0][0], node.attrs[-1]
-        dloss = g.array if reduction == "none" else np.broadcast_to(g.array, rows)
+        dloss = g.array if reduction == "none" else broadcast(g.array, (rows,))
         dx = empty(node.shapes[0], g.dtype)
         given = {"logits": x.array, "labels": labels.array, "weight": weight.array, "dloss": dloss}
         saved = iter(node.extras)

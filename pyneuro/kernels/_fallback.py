@@ -9,6 +9,7 @@ import numpy as np
 from . import threads
 
 empty = np.empty
+broadcast = np.broadcast_to
 
 
 def owned(array: np.ndarray) -> bool:

@@ -734,6 +734,31 @@ def empty(tuple shape, dtype):
     return new_array(axes, extents, num, (<cnp.dtype>dtype).itemsize)
 
 
+def broadcast(cnp.ndarray array not None, tuple shape not None):
+    """np.broadcast_to, at a tenth of the price."""
+    cdef cnp.npy_intp[PN_MAX_RANK] extents
+    cdef cnp.npy_intp[PN_MAX_RANK] strides
+    cdef int axes = len(shape), missing = axes - cnp.PyArray_NDIM(array), i
+    cdef cnp.npy_intp n
+    cdef cnp.ndarray view
+    if not 0 <= missing <= axes <= PN_MAX_RANK or not cnp.PyArray_ISNOTSWAPPED(array):
+        return np.broadcast_to(array, shape)
+    for i in range(axes):
+        extents[i], strides[i] = shape[i], 0
+        if i >= missing:
+            n = cnp.PyArray_DIMS(array)[i - missing]
+            if n == extents[i]:
+                strides[i] = cnp.PyArray_STRIDES(array)[i - missing]
+            elif n != 1:
+                return np.broadcast_to(array, shape)             # it has the words
+        if extents[i] < 0:
+            return np.broadcast_to(array, shape)
+    view = cnp.PyArray_New(cnp.ndarray, axes, extents, cnp.PyArray_TYPE(array), strides, cnp.PyArray_DATA(array), 0, 0,
+                           <object>NULL)
+    cnp.set_array_base(view, array)
+    return view
+
+
 def owned(cnp.ndarray array not None):
     """Whether no other array can share its memory."""
     base = cnp.get_array_base(array)

@@ -3,6 +3,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -13,8 +14,8 @@ from ..kernels import DtypeError, ShapeError
 from ..ops import OPS, Op, broadcast_shape, promote_types
 from ..tensor import Tensor, apply, as_tensor, matmul, wrap
 
+_INT64 = np.dtype(np.int64)
 REDUCTIONS = ("none", "mean", "sum")
-_ONE = {np.dtype(t): wrap(np.broadcast_to(np.ones((), t), 1)) for t in ("float32", "float64")}
 _NO_BIAS = {np.dtype(t): wrap(np.broadcast_to(np.array(-0.0, t), 1)) for t in ("float32", "float64")}  # x + -0.0 is x
 
 
@@ -230,6 +231,11 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_a
     return _by_class("nll", input._float("nll_loss"), target, weight, (float(ignore_index), word))
 
 
+@lru_cache(maxsize=64)
+def _ones(count: int, dtype: np.dtype) -> Tensor:
+    return wrap(np.broadcast_to(np.ones((), dtype), count))
+
+
 def _by_class(name: str, input: Tensor, target: Tensor, weight: Tensor | None, attrs: tuple) -> Tensor:
     """A loss against class numbers, with the classes moved last and everything else made rows."""
     shape = input.shape
@@ -243,7 +249,7 @@ def _by_class(name: str, input: Tensor, target: Tensor, weight: Tensor | None, a
         )
     classes = shape[1] if len(shape) > 1 else shape[0]
     if weight is None:
-        weight = _ONE[input.dtype].expand(classes)
+        weight = _ones(classes, input.dtype)
     elif weight.shape != (classes,) or weight.dtype != input.dtype:
         raise ShapeError(
             f"{name}: weight must be {classes} numbers of {input.dtype}, one a class; got {list(weight.shape)} of {weight.dtype}"
@@ -252,10 +258,9 @@ def _by_class(name: str, input: Tensor, target: Tensor, weight: Tensor | None, a
     if len(shape) > 2:
         rows = input.permute((0, *range(2, len(shape)), 1))
     rows = rows if rows.ndim == 2 else rows.reshape((target.numel(), classes))
-    labels = target.to(np.int64)
-    loss = rows._op(
-        name, labels if labels.ndim == 1 else labels.reshape((target.numel(),)), weight.detach(), attrs=attrs
-    )
+    labels = target if target.array.dtype == _INT64 else target.to(_INT64)
+    loss = rows._op(name, labels if labels.array.ndim == 1 else labels.reshape((target.numel(),)),
+                    weight.detach() if weight.needs_grad else weight, attrs=attrs)
     return loss.reshape(wanted) if attrs[-1] == "none" and loss.shape != wanted else loss
 
 
