@@ -10,7 +10,6 @@ MAP(add,     2, x + y)
 MAP(sub,     2, x - y)
 MAP(mul,     2, x * y)
 MAP(div,     2, x / y)
-MAP(pow,     2, vpow(x, y))
 MAP(maximum, 2, vmax(x, y))
 MAP(minimum, 2, vmin(x, y))
 MAP(neg,     1, -x)
@@ -18,9 +17,37 @@ MAP(abs,     1, vabs(x))
 MAP(sign,    1, vsign(x))
 MAP(exp,     1, vexp(x))
 MAP(log,     1, vlog(x))
+MAP(expm1,   1, vexpm1(x))
+MAP(log1p,   1, vlog1p(x))
+MAP(sin,     1, vsin(x))
+MAP(cos,     1, vcos(x))
+MAP(erf,     1, verf(x))
 MAP(sqrt,    1, vsqrt(x))
 MAP(clamp,   1, vmin(vmax(x, a), b))
 MAP_INTO(0, accumulate, 2, x + y)
+
+/* A single exponent often has a shorter way, and a more exact one. Roots: -0 has the root 0, -inf has inf. */
+INLINE vec root(vec x) { return vsel(x == -INFINITY, vset(INFINITY), vsqrt(x + 0)); }
+#define POWERS(POWER)                                                                                \
+    POWER(itself,       1,    x)                                                                     \
+    POWER(square,       2,    x * x)                                                                 \
+    POWER(cube,         3,    x * x * x)                                                             \
+    POWER(inverse,      -1,   1 / x)                                                                 \
+    POWER(root,         0.5,  root(x))                                                               \
+    POWER(inverse_root, -0.5, 1 / root(x))
+#define EACH_POWER(name, exponent, expression)                                                       \
+    INLINE vec each_##name(vec x, vec y, vec z, vec a, vec b) { return expression; }
+#define RUN_POWER(name, exponent, expression)                                                        \
+    if (*IN(T, 1) == (T)(exponent)) return vmap(c, each_##name, 1, 2);
+POWERS(EACH_POWER)
+INLINE vec each_pow(vec x, vec y, vec z, vec a, vec b) { return vpow(x, y); }
+DEFINE(pow)
+{
+    if (c->dim[0] && !STRIDE(1, 0)) {
+        POWERS(RUN_POWER)
+    }
+    return vmap(c, each_pow, 2, 2);
+}
 
 /* Comparisons write a byte for each lane, so the loop is their own; NaN is unequal to everything. */
 #define COMPARE(name, comparison)                                                                    \
@@ -92,5 +119,8 @@ DEFINE(cast)
 
 #undef MAP
 #undef MAP_INTO
+#undef POWERS
+#undef EACH_POWER
+#undef RUN_POWER
 #undef COMPARE
 #undef CAST
