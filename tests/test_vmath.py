@@ -6,13 +6,13 @@ number. Each bound was seen to hold for every float32 there is (.ci/sweep.py, wh
 for float64 in some ten million samples:
 
     exp, log     1.5 ulp, mostly the rounding of the last sum. log keeps it where it goes through 0, at 1.
-    expm1        2 ulp, worst where 2^n (e^r - 1) and 2^n - 1 nearly cancel, below 0.
+    expm1        2.5 ulp, worst where 2^n (e^r - 1) and 2^n - 1 nearly cancel, below 0.
     log1p        2 ulp: 1 + x is exact, as the sum of two numbers.
     tanh         2.5 ulp, worst about 0.55, where e / (e + 2) turns into 1 - 2 / (e + 2).
     sigmoid      2.5 ulp: an exponential, a sum and a division, each rounded once.
     softplus     2 ulp, worst where ln(1 + e^x) is about 1.
     erf          2.5 ulp, worst before x (1 + p(x^2)) turns into 1 - e^-q(x).
-    sin, cos     2 ulp for any x: beyond 1e5 (float64: 1e9) they are libm's. The worst is about the extremes, as their
+    sin, cos     2.5 ulp for any x: beyond 1e5 (float64: 1e9) they are libm's. The worst is about the extremes, as their
                  polynomial reaches from one zero to the next; near a zero all digits are right.
     pow          1.5 ulp: the logarithm is the sum of two numbers. Squares, cubes, roots and inverses are products.
 """
@@ -27,8 +27,8 @@ from pyneuro.kernels import make_backend
 from pyneuro.kernels.reference import DEFINITIONS
 from pyneuro.kernels.signature import KERNELS
 
-ULPS = {"exp": 1.5, "log": 1.5, "expm1": 2.0, "log1p": 2.0, "tanh": 2.5, "sigmoid": 2.5, "softplus": 2.0, "erf": 2.5,
-        "sin": 2.0, "cos": 2.0, "pow": 1.5}
+ULPS = {"exp": 1.5, "log": 1.5, "expm1": 2.5, "log1p": 2.0, "tanh": 2.5, "sigmoid": 2.5, "softplus": 2.0, "erf": 2.5,
+        "sin": 2.5, "cos": 2.5, "pow": 1.5}
 UNARY = [name for name in ULPS if name != "pow"]
 WIDER = {np.dtype(np.float32): np.float64, np.dtype(np.float64): np.longdouble}
 
@@ -140,14 +140,14 @@ def held(function, bound, got, *operands):
 @each_dtype
 @each_backend
 def test_error(function, dtype, backend):
-    x = numbers(function, dtype, 400 if function == "erf" else 6000)
+    x = numbers(function, dtype, 1500 if function == "erf" else 30_000)
     held(function, ULPS[function], evaluated(backend, function, x), x)
 
 
 @each_dtype
 @each_backend
 def test_error_of_powers(dtype, backend):
-    x, y = pairs(dtype, 10_000)
+    x, y = pairs(dtype, 30_000)
     held("pow", ULPS["pow"], evaluated(backend, "pow", x, y), x, y)
 
 

@@ -16,15 +16,50 @@ MAP(neg,     1, -x)
 MAP(abs,     1, vabs(x))
 MAP(sign,    1, vsign(x))
 MAP(exp,     1, vexp(x))
-MAP(log,     1, vlog(x))
 MAP(expm1,   1, vexpm1(x))
-MAP(log1p,   1, vlog1p(x))
-MAP(sin,     1, vsin(x))
-MAP(cos,     1, vcos(x))
 MAP(erf,     1, verf(x))
 MAP(sqrt,    1, vsqrt(x))
 MAP(clamp,   1, vmin(vmax(x, a), b))
 MAP_INTO(0, accumulate, 2, x + y)
+
+/* Functions that are two in vmath.h. A vector with special lanes leaves the inner loop: with a call inside, the
+   constants would be loaded again for every vector. */
+typedef vec (*pn_usual)(vec x, vec y, vint *usual);
+
+INLINE int vmap_usual(const pn_call *c, pn_usual f, pn_each any, int inputs)
+{
+    T lanes[2][LANES];
+    const vec no = {0};
+    stream x = vstream(c, 0, lanes[0]), y = inputs > 1 ? vstream(c, 1, lanes[1]) : x;
+    T *z = OUT(T, inputs);
+    int64_t n = c->dim[0];
+    for (; n >= LANES; x.p += x.step, y.p += y.step, z += LANES, n -= LANES) {
+        for (; n >= LANES; x.p += x.step, y.p += y.step, z += LANES, n -= LANES) {
+            vint usual;
+            vec value = f(vload(x.p), vload(y.p), &usual);
+            if (!vall(usual)) break;
+            vstore(z, value);
+        }
+        if (n < LANES) break;
+        vstore(z, any(vload(x.p), vload(y.p), no, no, no));
+    }
+    if (n > 0) vstore_part(z, any(vload_part(x.p, n), vload_part(y.p, n), no, no, no), n);
+    return PN_OK;
+}
+
+#define USUAL(name, inputs, ...)                                                                     \
+    INLINE vec usual_##name(vec x, vec y, vint *usual) { return name##_usual(__VA_ARGS__, usual); }  \
+    INLINE vec each_##name(vec x, vec y, vec z, vec a, vec b) { return name##_any(__VA_ARGS__); }    \
+    INLINE int run_##name(const pn_call *c) { return vmap_usual(c, usual_##name, each_##name, inputs); }
+USUAL(log,   1, x)
+USUAL(log1p, 1, x)
+USUAL(sin,   1, x)
+USUAL(cos,   1, x)
+USUAL(pow,   2, x, y)
+DEFINE(log)   { return run_log(c); }
+DEFINE(log1p) { return run_log1p(c); }
+DEFINE(sin)   { return run_sin(c); }
+DEFINE(cos)   { return run_cos(c); }
 
 /* A single exponent often has a shorter way, and a more exact one. Roots: -0 has the root 0, -inf has inf. */
 INLINE vec root(vec x) { return vsel(x == -INFINITY, vset(INFINITY), vsqrt(x + 0)); }
@@ -40,13 +75,12 @@ INLINE vec root(vec x) { return vsel(x == -INFINITY, vset(INFINITY), vsqrt(x + 0
 #define RUN_POWER(name, exponent, expression)                                                        \
     if (*IN(T, 1) == (T)(exponent)) return vmap(c, each_##name, 1, 2);
 POWERS(EACH_POWER)
-INLINE vec each_pow(vec x, vec y, vec z, vec a, vec b) { return vpow(x, y); }
 DEFINE(pow)
 {
     if (c->dim[0] && !STRIDE(1, 0)) {
         POWERS(RUN_POWER)
     }
-    return vmap(c, each_pow, 2, 2);
+    return run_pow(c);
 }
 
 /* Comparisons write a byte for each lane, so the loop is their own; NaN is unequal to everything. */
@@ -119,6 +153,7 @@ DEFINE(cast)
 
 #undef MAP
 #undef MAP_INTO
+#undef USUAL
 #undef POWERS
 #undef EACH_POWER
 #undef RUN_POWER

@@ -15,6 +15,7 @@
 #define LN2_LOW  1.42860677e-6f
 #define EXP_ZERO (-104.f)                /* exp rounds to 0 below, */
 #define EXP_INF  89.f                    /* to infinity above, */
+#define EXP_NORMAL 87.f                  /* it is a normal number from -EXP_NORMAL to EXP_NORMAL */
 #define EXP_FLUSH (-88.f)                /* it is below the normal numbers here, */
 #define EXP_TINY (-20.f)                 /* and does not show beside 1 below */
 #define MIN_NORMAL 0x1p-126f
@@ -42,13 +43,14 @@ static const T ERF_FAR[] = {             /* -log(1 - erf(x)): 2^-29.1 of erf */
 #define PI_MIDDLE 1.50995788e-07f
 #define PI_LOW    1.07806059e-14f
 #define SIN_FAR   1e5f                   /* multiples of pi are exact enough below */
-static const T SIN_TAIL[] = {            /* (sin(r) / r - 1) / r^2, in r^2, |r| < 1.01 pi / 2: 2^-35.1 */
-    -0.166666672f, 0.00833333097f, -0.000198408437f, 2.75240791e-06f, -2.38655957e-08f };
+static const T SIN_TAIL[] = {            /* (sin(r) / r - 1) / r^2, in r^2, |r| < 1.01 pi / 2: 2^-26.2, and 1 at pi / 2 */
+    -0.166666672f, 0.00833333377f, -0.000198407972f, 2.75233515e-06f, -2.38692337e-08f };
 #else
 #define LN2_HIGH 6.93147180369123816490e-01
 #define LN2_LOW  1.90821492927058770002e-10
 #define EXP_ZERO (-746.)
 #define EXP_INF  710.
+#define EXP_NORMAL 708.
 #define EXP_FLUSH (-709.)
 #define EXP_TINY (-44.)
 #define MIN_NORMAL 0x1p-1022
@@ -109,7 +111,7 @@ INLINE vec horner(vec x, const T *c, int n, int step)
 /* c[0] + c[1] x + ... A long chain of sums is what a vector waits for: it is cut into two, or four. */
 INLINE vec polynomial(vec x, const T *c, int n)
 {
-    if (n < 10) return horner(x, c, n, 1);
+    if (n < 8) return horner(x, c, n, 1);
     vec square = x * x;
     if (n < 20) return vfma(horner(square, c + 1, n - 1, 2), x, horner(square, c, n, 2));
     vec fourth = square * square;
@@ -138,6 +140,16 @@ INLINE vec product_exact(vec a, vec b, vec *low)
     *low = a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low);
 #endif
     return product;
+}
+
+/* a (1 + b), also for an a so small that a b is denormal and counts as 0. */
+INLINE vec grown(vec a, vec b)
+{
+#if defined(__FMA__) || defined(__ARM_NEON)
+    return vfma(a, b, a);
+#else
+    return a * (1 + b);
+#endif
 }
 
 /* x - a b, exactly where the two are so near to each other that the difference has no more digits. */
@@ -178,8 +190,8 @@ INLINE vec vexp(vec x)
 INLINE vec exp_below(vec x)
 {
     vint n;
-    vec r = exp_reduce(vatleast(x, vset(EXP_FLUSH)), &n), power = vpow2(n);
-    return vfma(power, exp_rest(r), power);
+    vec r = exp_reduce(vatleast(x, vset(EXP_FLUSH)), &n);
+    return grown(vpow2(n), exp_rest(r));
 }
 INLINE vec exp_decay(vec x) { return exp_below(-vabs(x)); }
 
@@ -232,9 +244,16 @@ INLINE vec log_split(vec x, vec *k)
     return m;
 }
 
-/* A function whose special cases are rare looks for them once in a vector, and leaves one that has any to a second
-   function, out of line, which takes everything. */
+/* A function whose special cases are rare is two. NAME_usual is inline and says in which lanes it may be used; NAME_any
+   is not, takes everything, and is called for a vector that has other lanes. */
 #define RARE static __attribute__((noinline)) vec
+
+INLINE vec log_usual(vec x, vint *usual)
+{
+    vec k, m = vsplit(x, &k);
+    *usual = vnormal(x);
+    return log_sum(k, m - 1);
+}
 
 RARE log_any(vec x)
 {
@@ -245,8 +264,9 @@ RARE log_any(vec x)
 
 INLINE vec vlog(vec x)
 {
-    vec k, m = vsplit(x, &k), y = log_sum(k, m - 1);
-    return vall(vnormal(x)) ? y : log_any(x);
+    vint usual;
+    vec y = log_usual(x, &usual);
+    return vall(usual) ? y : log_any(x);
 }
 
 /* 1 + x is u + low exactly; u = 2^k m gives k and all but the last bits of f. 2^-k has m's bits less u's. The sign
@@ -258,18 +278,19 @@ INLINE vec log1p_sum(vec x, vec u)
     return vcopysign(log_sum(k, vfma(low, unit, m - 1)), x);
 }
 
+INLINE vec log1p_usual(vec x, vint *usual)
+{
+    vec u = 1 + x;
+    *usual = vwithin(u, MIN_NORMAL, 1 / MIN_NORMAL);
+    return log1p_sum(x, u);
+}
+
 RARE log1p_any(vec x)
 {
     vint large = x > vset((T)((TI)1 << (MANTISSA + 2)));               /* log(x) to the last digit */
     vec y = vsel(large, vlog(vsel(large, x, vset(1))), log1p_sum(x, vsel(large, vset(1), 1 + x)));
     vec other = vsel(x == -1, vset(-INFINITY), vsel(x < -1, vset(NAN), x));
     return vsel((x > -1) & (x < vset(INFINITY)), y, other);
-}
-
-INLINE vec vlog1p(vec x)
-{
-    vec u = 1 + x, y = log1p_sum(x, u);
-    return vall(vwithin(u, MIN_NORMAL, 1 / MIN_NORMAL)) ? y : log1p_any(x);
 }
 
 /* log(1 + exp(x)) = max(x, 0) + log(1 + e), e = exp(-|x|) in [0, 1]. */
@@ -302,34 +323,22 @@ INLINE vec vtanh(vec x)
 INLINE vec verf(vec x)
 {
     vec a = vatmost(vabs(x), vset(ERF_ONE));
-    vec near = vfma(a, horner(a * a, TERMS(ERF_NEAR), 1), a);           /* cut in two, it would cancel */
+    vec near = grown(a, horner(a * a, TERMS(ERF_NEAR), 1));             /* cut in two, it would cancel */
     vec far = 1 - exp_below(-polynomial(a, TERMS(ERF_FAR)));
     return vcopysign(vsel(a < vset(ERF_KNEE), near, far), x);
 }
 
-/* libm's value in the lanes that are not done. */
+/* f of x, which libm knows, in the lanes that are not done. */
 #if PN_TYPE == 32
 #define LIBM(name) name##f
 #else
 #define LIBM(name) name
 #endif
-RARE sin_lanes(vec x, vec y, vint done)
+INLINE vec other_lanes(T (*f)(T), vec x, vec y, vint done)
 {
     for (int i = 0; i < LANES; i++)
-        if (!done[i]) y[i] = LIBM(sin)(x[i]);
+        if (!done[i]) y[i] = f(x[i]);
     return y;
-}
-RARE cos_lanes(vec x, vec y, vint done)
-{
-    for (int i = 0; i < LANES; i++)
-        if (!done[i]) y[i] = LIBM(cos)(x[i]);
-    return y;
-}
-RARE pow_lanes(vec x, vec y, vec z, vint done)
-{
-    for (int i = 0; i < LANES; i++)
-        if (!done[i]) z[i] = LIBM(pow)(x[i], y[i]);
-    return z;
 }
 
 /* sin(a - n pi) for 0 <= a < SIN_FAR, |a - n pi| < 1.01 pi / 2. n PI_HIGH and n PI_MIDDLE are subtracted without an
@@ -343,24 +352,35 @@ INLINE vec sin_rest(vec a, vec n)
 }
 
 /* -sin(a) for an odd n. */
-INLINE vec vsin(vec x)
+INLINE vec sin_usual(vec x, vint *usual)
 {
     vint n;
     vec a = vabs(x), y = sin_rest(a, vnearest(a, vset((T)0.31830988618379067), &n));
-    vint far = a < vset(SIN_FAR), sign = (vbits(x) ^ vbits(a)) ^ (n << (8 * (int)sizeof(T) - 1));
-    y = (vec)(vbits(y) ^ sign);
-    return vall(far) ? y : sin_lanes(x, y, far);
+    *usual = a < vset(SIN_FAR);
+    return (vec)(vbits(y) ^ vbits(x) ^ vbits(a) ^ (n << (8 * (int)sizeof(T) - 1)));
 }
 
 /* cos(r + (n + 1/2) pi) = -sin(r) for an even n. */
-INLINE vec vcos(vec x)
+INLINE vec cos_usual(vec x, vint *usual)
 {
     vint n;
     vec a = vabs(x), turns = vfma(a, vset((T)0.31830988618379067), vset((T)-0.5));
     vec y = sin_rest(a, vnearest(turns, vset(1), &n) + (T)0.5);
-    vint near = a < vset(SIN_FAR);
-    y = (vec)(vbits(y) ^ (~n << (8 * (int)sizeof(T) - 1)));
-    return vall(near) ? y : cos_lanes(x, y, near);
+    *usual = a < vset(SIN_FAR);
+    return (vec)(vbits(y) ^ (~n << (8 * (int)sizeof(T) - 1)));
+}
+
+RARE sin_any(vec x)
+{
+    vint usual;
+    vec y = sin_usual(x, &usual);
+    return other_lanes(LIBM(sin), x, y, usual);
+}
+RARE cos_any(vec x)
+{
+    vint usual;
+    vec y = cos_usual(x, &usual);
+    return other_lanes(LIBM(cos), x, y, usual);
 }
 
 /* The standard normal distribution at x, and *density, exp(-x^2 / 2) / sqrt(2 pi). With a = |x|, the left
@@ -382,7 +402,7 @@ INLINE vec normal(vec x, vec *density)
     vec g1, g = product_exact(u, q, &g1);
 
     vec tail = power * (g + vfma(g, p, vfma(u1, q, vfma(u, q1, g1))));
-    *density = vset((T)0.39894228040143268) * vfma(power, p, power);
+    *density = vset((T)0.39894228040143268) * grown(power, p);
     return vsel(x > 0, 1 - tail, tail);
 }
 
@@ -392,13 +412,12 @@ INLINE vec vnormcdf(vec x)
     return normal(x, &density);
 }
 
-/* exp(y log x) for x = 2^k m. An error in log x is multiplied by as much as 1000, so the logarithm is the sum of two
-   vectors: s, z, w and v below have the rest of their value in s1, z1, w1 and v1. */
-INLINE vec pow_inside(vec k, vec m, vec y)
+/* log(2^k m), m as vsplit leaves it, as the sum of the result and *low: pow multiplies an error in it by as much as
+   1000. s, z, w and v below have the rest of their value in s1, z1, w1 and v1. */
+INLINE vec log_exact(vec k, vec m, vec *low)
 {
     vec f = m - 1, d1, d = sum_exact(vset(2), f, &d1), inverse = 1 / d; /* s = f / (2 + f) */
-    vec s = f * inverse, p1, p = product_exact(s, d, &p1);
-    vec s1 = (((f - p) - p1) - s * d1) * inverse;
+    vec s = f * inverse, s1 = vfma(-s, d1, minus_product(f, s, d)) * inverse;
     vec z1, z = product_exact(s, s, &z1);                               /* z = s^2 */
     z1 = vfma(s + s, s1, z1);
     vec w1, w = product_exact(z, vset(TWO_THIRDS_HIGH), &w1);          /* w = 2/3 z + 2/5 z^2 + ... */
@@ -408,34 +427,35 @@ INLINE vec pow_inside(vec k, vec m, vec y)
     v1 = vfma(s, w1, vfma(s1, w, v1));
     vec low1, low2, high = sum_exact(k * vset(LN2_HIGH), s + s, &low1); /* log = k ln 2 + 2 s + v */
     high = sum_exact(high, v, &low2);
-    vec low = vfma(k, vset(LN2_LOW), s1 + s1 + v1) + low1 + low2;
-    high = sum_exact(high, low, &low);
-
-    vec e1, e = product_exact(high, y, &e1), bounded = vclamp(e, vset(EXP_ZERO), vset(EXP_INF));
-    e1 = vsel(e == bounded, vfma(low, y, e1), vset(0));
-    vint n;
-    vec r = exp_reduce_sum(bounded, e1, &n);
-    return vscale(exp_rest(r), n);
+    *low = vfma(k, vset(LN2_LOW), vfma(vset(2), s1, v1)) + (low1 + low2);
+    return high;
 }
 
-/* |y| is so small that it can be odd, and nothing in pow_inside overflows but its result. */
-INLINE vint pow_exponent(vec y) { return vabs(y) < vset((T)((TI)1 << (MANTISSA - 1))); }
-
-/* Zeros, infinities, NaN and large y go to libm. */
+/* exp(y log|x|). Zeros, infinities, NaN and large y are libm's. */
 RARE pow_any(vec x, vec y)
 {
     x = vsel(x == 0, vcopysign(vset(0), x), x);     /* where denormals count as 0: libm would be led astray by one */
-    vec base = vabs(x), k, m = log_split(base, &k), power = pow_inside(k, m, y), half = y * (T)0.5;
+    vec base = vabs(x), k, m = log_split(base, &k), low, high = log_exact(k, m, &low);
+    vec e1, e = product_exact(high, y, &e1), bounded = vclamp(e, vset(EXP_ZERO), vset(EXP_INF));
+    vint n;
+    vec r = exp_reduce_sum(bounded, vsel(e == bounded, vfma(low, y, e1), vset(0)), &n);
+    vec power = vscale(exp_rest(r), n), half = y * (T)0.5;
     vec negative = vsel(vround(y) != y, vset(NAN), vsel(vround(half) != half, -power, power));
+    vint done = (base > 0) & (base < vset(INFINITY)) & (vabs(y) < vset((T)((TI)1 << (MANTISSA - 1))));
     vec result = vsel(x < 0, negative, power);
-    vint done = (base > 0) & (base < vset(INFINITY)) & pow_exponent(y);
-    return vall(done) ? result : pow_lanes(x, y, result, done);
+    for (int i = 0; i < LANES; i++)
+        if (!done[i]) result[i] = LIBM(pow)(x[i], y[i]);
+    return result;
 }
 
-INLINE vec vpow(vec x, vec y)
+/* The same where neither x nor the result is special. */
+INLINE vec pow_usual(vec x, vec y, vint *usual)
 {
-    vec k, m = vsplit(x, &k), z = pow_inside(k, m, y);
-    return vall(vnormal(x) & pow_exponent(y)) ? z : pow_any(x, y);
+    vint n;
+    vec k, m = vsplit(x, &k), low, high = log_exact(k, m, &low), e1, e = product_exact(high, y, &e1);
+    vec r = exp_reduce_sum(e, vfma(low, y, e1), &n);
+    *usual = vnormal(x) & (vabs(e) < vset(EXP_NORMAL));
+    return grown(vpow2(n), exp_rest(r));
 }
 
 /* sigmoid(x) and sigmoid(-x), neither a difference. */

@@ -772,12 +772,12 @@ def mish(x, y):
 def mish_grad(dy, x, dx):
     """dx = dy (t + x s (1 - t^2)), t = tanh(ln(1 + e^x)), s = sigmoid(x)"""
     t = np.tanh(_softplus(x))
-    np.multiply(dy, t + x * _sigmoid(x) * (1 - t * t), out=dx)
+    np.multiply(dy, t + _within(x, 800) * _sigmoid(x) * (1 - t * t), out=dx)
 
 def mish_curve(g, dy, x, dx):
     """dx = g dy s (1 - t^2) (2 + x (1 - s - 2 t s))"""
     t, s = np.tanh(_softplus(x)), _sigmoid(x)
-    np.multiply(g * dy, s * (1 - t * t) * (2 + x * (1 - s - 2 * t * s)), out=dx)
+    np.multiply(g * dy, s * (1 - t * t) * (2 + _within(x, 800) * (1 - s - 2 * t * s)), out=dx)
 
 
 def softsign(x, y):
