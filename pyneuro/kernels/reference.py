@@ -769,15 +769,20 @@ def mish(x, y):
     """y = x tanh(ln(1 + e^x))"""
     np.multiply(x, np.tanh(_softplus(x)), out=y)
 
+def _mish(x):
+    """t = tanh(z), 1 - t^2 = 1 / cosh(z)^2, which does not cancel, and sigmoid(x); z = ln(1 + e^x)."""
+    z = _softplus(x)
+    return np.tanh(z), np.square(1 / np.cosh(z)), _sigmoid(x)
+
 def mish_grad(dy, x, dx):
     """dx = dy (t + x s (1 - t^2)), t = tanh(ln(1 + e^x)), s = sigmoid(x)"""
-    t = np.tanh(_softplus(x))
-    np.multiply(dy, t + _within(x, 800) * _sigmoid(x) * (1 - t * t), out=dx)
+    t, rest, s = _mish(x)
+    np.multiply(dy, t + _within(x, 800) * s * rest, out=dx)
 
 def mish_curve(g, dy, x, dx):
     """dx = g dy s (1 - t^2) (2 + x (1 - s - 2 t s))"""
-    t, s = np.tanh(_softplus(x)), _sigmoid(x)
-    np.multiply(g * dy, s * (1 - t * t) * (2 + _within(x, 800) * (1 - s - 2 * t * s)), out=dx)
+    t, rest, s = _mish(x)
+    np.multiply(g * dy, s * rest * (2 + _within(x, 800) * (1 - s - 2 * t * s)), out=dx)
 
 
 def softsign(x, y):
