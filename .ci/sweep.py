@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The error of the elementary functions for every float32 there is: `python .ci/sweep.py [--isa ISA] [function ...]`.
 
-A minute or three a function, on one core. pow has two operands: of it a grid, every 1/2^--density of its bases with powers
-all over the range of results. tests/test_vmath.py says what an error is; a bound of its that does not hold ends this with 1.
+Some three to six minutes a function, on one core. pow has two operands: of it a grid, one positive base of 2^density, with
+powers all over the range of results. Status 1 if a bound of tests/test_vmath.py, which says what an error is, does not hold.
 """
 import argparse
 import sys
@@ -20,7 +20,7 @@ import test_vmath as vmath  # noqa: E402  what an error is
 from pyneuro.kernels import isas  # noqa: E402
 
 BLOCK = 1 << 20
-LAST = {"erf": 0x40866666}                                 # |x| = 4.2: with erf 1 from here on, and odd, the rest is quick
+LAST = {"erf": 0x40866666}                                 # the bits of 4.2: erf is 1 from here on
 
 
 def blocks(function, density):
@@ -62,12 +62,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("functions", nargs="*", metavar="function", help=f"of {', '.join(vmath.ULPS)}; all if none is given")
     parser.add_argument("--isa", choices=isas(), action="append", help="the best one if none is given")
-    parser.add_argument("--density", type=int, default=4, help="of pow's grid: one base of 2^DENSITY (default %(default)s)")
+    parser.add_argument("--density", type=int, default=4, help="of pow: one base of 2^DENSITY (default %(default)s)")
     given = parser.parse_args()
     unknown = set(given.functions) - vmath.ULPS.keys()
     if unknown:
         parser.error(f"no such function: {', '.join(sorted(unknown))}; choose from {', '.join(vmath.ULPS)}")
-    held = [sweep(function, isa, given.density) for isa in given.isa or isas()[:1] for function in given.functions or vmath.ULPS]
+    held = [sweep(function, isa, given.density)
+            for isa in given.isa or isas()[:1] for function in given.functions or vmath.ULPS]
     sys.exit(not all(held))
 
 

@@ -83,29 +83,27 @@ DEFINE(pow)
     return run_pow(c);
 }
 
-/* Comparisons write a byte for each lane, so the loop is their own; NaN is unequal to everything. */
-#define COMPARE(name, comparison)                                                                    \
+/* GCC vectorises comparisons and conversions by itself, and packs their results better than vectors of T can be. NaN
+   is unequal to everything. */
+#define COMPARE_LOOP(x, operator, y) for (int64_t i = 0; i < n; i++) z[i] = (x) operator (y);
+#define COMPARE(name, operator)                                                                      \
     DEFINE(name)                                                                                     \
     {                                                                                                \
-        T lanes[2][LANES];                                                                           \
-        stream xs = vstream(c, 0, lanes[0]), ys = vstream(c, 1, lanes[1]);                           \
-        uint8_t *z = OUT(uint8_t, 2);                                                                \
-        int64_t n = c->dim[0];                                                                       \
-        for (; n >= LANES; n -= LANES) {                                                             \
-            vec x = vload(xs.p), y = vload(ys.p);                                                    \
-            vstore_bool(z, comparison, LANES);                                                       \
-            xs.p += xs.step, ys.p += ys.step, z += LANES;                                            \
-        }                                                                                            \
-        vec x = vload_part(xs.p, n), y = vload_part(ys.p, n);                                        \
-        vstore_bool(z, comparison, n);                                                               \
+        const T *restrict x = IN(T, 0), *restrict y = IN(T, 1);                                      \
+        uint8_t *restrict z = OUT(uint8_t, 2);                                                       \
+        const int64_t n = c->dim[0];                                                                 \
+        if (STRIDE(0, 0) && STRIDE(1, 0)) COMPARE_LOOP(x[i], operator, y[i])                         \
+        else if (STRIDE(0, 0)) COMPARE_LOOP(x[i], operator, y[0])                                    \
+        else if (STRIDE(1, 0)) COMPARE_LOOP(x[0], operator, y[i])                                    \
+        else COMPARE_LOOP(x[0], operator, y[0])                                                      \
         return PN_OK;                                                                                \
     }
-COMPARE(eq, x == y)
-COMPARE(ne, x != y)
-COMPARE(lt, x < y)
-COMPARE(le, x <= y)
-COMPARE(gt, x > y)
-COMPARE(ge, x >= y)
+COMPARE(eq, ==)
+COMPARE(ne, !=)
+COMPARE(lt, <)
+COMPARE(le, <=)
+COMPARE(gt, >)
+COMPARE(ge, >=)
 
 DEFINE(where)
 {
@@ -128,7 +126,6 @@ DEFINE(where)
     return PN_OK;
 }
 
-/* GCC vectorises conversions by itself; their operand is no vector of T, so it cannot be a stream. */
 #define CAST(type, conversion)                                                                       \
     {                                                                                                \
         const type *x = IN(type, 0);                                                                 \
@@ -157,5 +154,6 @@ DEFINE(cast)
 #undef POWERS
 #undef EACH_POWER
 #undef RUN_POWER
+#undef COMPARE_LOOP
 #undef COMPARE
 #undef CAST

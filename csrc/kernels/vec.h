@@ -217,22 +217,7 @@ INLINE unsigned vmovemask(vint mask)
 
 INLINE int vall(vint mask) { return vmovemask(mask) == (unsigned)((1ull << LANES) - 1); }
 
-/* Booleans are bytes: 0 or 1 when stored, anything but 0 is true when loaded. 0 <= n <= LANES. */
-INLINE void vstore_bool(uint8_t *p, vint mask, int64_t n)
-{
-    unsigned bits = vmovemask(mask);
-#if defined(__AVX512F__) && PN_WIDTH == 64
-    _mm_mask_storeu_epi8(p, (__mmask16)((1u << n) - 1), _mm_maskz_set1_epi8((__mmask16)bits, 1));
-#else
-    uint8_t lanes[16];
-    for (int i = 0; i < LANES; i += 4) {
-        uint32_t four = ((bits >> i & 15) * 0x00204081u) & 0x01010101u;    /* bit j moves to byte j */
-        memcpy(lanes + i, &four, 4);
-    }
-    if (n >= LANES) memcpy(p, lanes, LANES);
-    else for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
-#endif
-}
+/* Booleans are bytes: anything but 0 is true. 0 <= n <= LANES. */
 INLINE vint vload_bool(const uint8_t *p, int64_t n)
 {
     uint8_t lanes[LANES] = {0};

@@ -1,9 +1,11 @@
 /* Elementary functions of vectors, for both element types and every ISA.
 
-   Errors in ulp (largest seen; denormal results: 1 to 2 of theirs):
-     exp log pow 1.3   expm1 log1p softplus 1.8   tanh sigmoid 2.4   normcdf 4.5 (with FMA 3.4)
-   Special values are C99's: NaN in, NaN out, and odd functions keep -0. Every table of coefficients is a
-   minimax fit (Remez, 40 digits) of the function beside it; the size of its relative error stands there too. */
+   Errors in ulp (largest seen, on any ISA; tests/test_vmath.py holds them, .ci/sweep.py looks at every float32):
+     exp log 1.0   log1p pow 1.4   softplus 1.6   expm1 2.0   tanh sin cos 2.1   sigmoid 2.3   erf 2.4   normcdf 4.5
+   exp, log and expm1 keep denormal results, 1 or 2 of theirs wrong; where an exponential is but a part, what is not
+   a normal number may be 0. Special values are C99's: NaN in, NaN out, and odd functions keep -0. Every table of
+   coefficients is a minimax fit (Remez, 40 digits) of the function beside it; the size of its relative error stands
+   there too. */
 #ifndef PN_VMATH_H
 #define PN_VMATH_H
 
@@ -28,10 +30,9 @@ static const T POW_TAIL[] = {            /* (that - 2/3) / z: 2^-36.8 */
 #define TWO_THIRDS_HIGH 0.666666687f
 #define TWO_THIRDS_LOW  (-1.98682151e-8f)
 #define NORMAL_ZERO 13.25f               /* the normal distribution is below the normal numbers left of -NORMAL_ZERO */
-#define NORMAL_KNEE 3.f
-static const T NORMAL_TAIL[] = {         /* see normal(): 2^-30.0 */
-    0.729083717f, -0.509332001f, 0.230017707f, -0.0472626872f, -0.0104625206f, 0.00696930196f, 0.00102478417f,
-    -0.00103252381f, -0.000244754629f, 0.000131253561f, 5.44549112e-05f };
+static const T NORMAL_ABOVE[] = {        /* over NORMAL_BELOW: the tail times exp(x^2 / 2), 2^-27.6 */
+    0.5f, 0.435685041f, 0.181305794f, 0.0399838421f, 0.00402014016f };
+static const T NORMAL_BELOW[] = { 1.f, 1.669255f, 1.19448025f, 0.464377783f, 0.100232011f, 0.0100768538f };
 #define ERF_KNEE 0.92f
 #define ERF_ONE  4.05f                   /* erf rounds to 1 above */
 static const T ERF_NEAR[] = {            /* erf(x) / x - 1, in x^2: 2^-31.2 */
@@ -43,7 +44,7 @@ static const T ERF_FAR[] = {             /* -log(1 - erf(x)): 2^-29.1 of erf */
 #define PI_MIDDLE 1.50995788e-07f
 #define PI_LOW    1.07806059e-14f
 #define SIN_FAR   1e5f                   /* multiples of pi are exact enough below */
-static const T SIN_TAIL[] = {            /* (sin(r) / r - 1) / r^2, in r^2, |r| < 1.01 pi / 2: 2^-26.2, and 1 at pi / 2 */
+static const T SIN_TAIL[] = {            /* (sin(r) / r - 1) / r^2, in r^2, |r| < 1.01 pi / 2: 2^-26.2; 1 at pi / 2 */
     -0.166666672f, 0.00833333377f, -0.000198407972f, 2.75233515e-06f, -2.38692337e-08f };
 #else
 #define LN2_HIGH 6.93147180369123816490e-01
@@ -67,14 +68,14 @@ static const T POW_TAIL[] = {            /* 2^-65.9 */
 #define TWO_THIRDS_HIGH 0.66666666666666663
 #define TWO_THIRDS_LOW  3.7007434154171884e-17
 #define NORMAL_ZERO 37.66
-#define NORMAL_KNEE 5.
-static const T NORMAL_TAIL[] = {         /* 2^-57.3 */
-    0.76919304975006297, -0.66538250289005674, 0.49530561596997724, -0.31353315667129628,
-    0.16502036617033974, -0.069118638706567009, 0.020795066800788554, -0.0029933767667615708,
-    -0.00079786940748590492, 0.0005448990339824417, -5.9375677965355425e-05, -4.9762658696007991e-05,
-    1.668105270635778e-05, 3.9803997763274757e-06, -2.7689772502624751e-06, -3.3557466204019913e-07,
-    4.3291347335805981e-07, 4.0936884947141271e-08, -6.6024652577851997e-08, -8.3417632194030418e-09,
-    7.935902300894883e-09, 1.4485532122736775e-09, -2.9650240542008866e-10 };
+static const T NORMAL_ABOVE[] = {        /* 2^-60.0 */
+    0.5, 0.82702285404692033, 0.67820400274299764, 0.35626244227681153, 0.13151625653266671, 0.035487842051674073,
+    0.0070790769792702891, 0.0010320740425771254, 0.00010564761814995199, 6.904868109904848e-06,
+    2.2149716654768436e-07 };
+static const T NORMAL_BELOW[] = {
+    1., 2.4519302688967062, 2.8127653112038877, 1.9967832853444476, 0.97697151401409288, 0.34688288757628727,
+    0.091507238705561905, 0.018008323389464297, 0.0026043339144966953, 0.00026537451785899773,
+    1.7307937636919041e-05, 5.552110604189302e-07 };
 #define ERF_KNEE 1.5
 #define ERF_ONE  6.
 static const T ERF_NEAR[] = {            /* 2^-57.7 */
@@ -108,12 +109,17 @@ INLINE vec horner(vec x, const T *c, int n, int step)
     return p;
 }
 
+INLINE vec even_odd(vec x, vec square, const T *c, int n)
+{
+    return vfma(horner(square, c + 1, n - 1, 2), x, horner(square, c, n, 2));
+}
+
 /* c[0] + c[1] x + ... A long chain of sums is what a vector waits for: it is cut into two, or four. */
 INLINE vec polynomial(vec x, const T *c, int n)
 {
     if (n < 8) return horner(x, c, n, 1);
     vec square = x * x;
-    if (n < 20) return vfma(horner(square, c + 1, n - 1, 2), x, horner(square, c, n, 2));
+    if (n < 20) return even_odd(x, square, c, n);
     vec fourth = square * square;
     vec even = vfma(horner(fourth, c + 2, n - 2, 4), square, horner(fourth, c, n, 4));
     return vfma(vfma(horner(fourth, c + 3, n - 3, 4), square, horner(fourth, c + 1, n - 1, 4)), x, even);
@@ -383,26 +389,18 @@ RARE cos_any(vec x)
     return other_lanes(LIBM(cos), x, y, usual);
 }
 
-/* The standard normal distribution at x, and *density, exp(-x^2 / 2) / sqrt(2 pi). With a = |x|, the left
-   tail is exp(-a^2 / 2) times a smooth function that falls like 1 / a: a polynomial in t = (a - KNEE) / (a +
-   KNEE), over d = a + KNEE. What is lost in a^2, d, 1 / d and the polynomial's last sum would show in the last
-   digits of the tail, so it is kept. */
+/* The standard normal distribution at x, and *density, exp(-x^2 / 2) / sqrt(2 pi). The tail is exp(-a^2 / 2), a = |x|,
+   times a function that falls smoothly from 1/2 like 1 / a: a quotient of polynomials without a negative term. What is
+   lost in a^2 would show in the exponential's last digits, so it is kept. */
 INLINE vec normal(vec x, vec *density)
 {
     vint n;
     vec a = vatmost(vabs(x), vset(NORMAL_ZERO));
-    vec a1, square = product_exact(a, a, &a1);
-    vec p = exp_rest(exp_reduce_sum(square * (T)-0.5, a1 * (T)-0.5, &n)), power = vpow2(n);
-
-    vec d = a + NORMAL_KNEE, d1 = a - (d - NORMAL_KNEE), u = 1 / d;
-    vec e1, e = product_exact(u, d, &e1), u1 = u * (((1 - e) - e1) - u * d1);
-    vec t = vfma(u, vset(-2 * NORMAL_KNEE), vset(1)) - u1 * (2 * NORMAL_KNEE);
-    const int terms = (int)(sizeof NORMAL_TAIL / sizeof(T));
-    vec q1, q = sum_exact(vset(NORMAL_TAIL[0]), t * polynomial(t, NORMAL_TAIL + 1, terms - 1), &q1);
-    vec g1, g = product_exact(u, q, &g1);
-
-    vec tail = power * (g + vfma(g, p, vfma(u1, q, vfma(u, q1, g1))));
-    *density = vset((T)0.39894228040143268) * grown(power, p);
+    vec low, square = product_exact(a, a, &low);
+    vec p = exp_rest(exp_reduce_sum(square * (T)-0.5, low * (T)-0.5, &n)), power = vpow2(n);
+    vec above = even_odd(a, square, TERMS(NORMAL_ABOVE)), below = even_odd(a, square, TERMS(NORMAL_BELOW));
+    vec tail = power * (vfma(above, p, above) / below);
+    *density = grown(power, p) * (T)0.39894228040143268;
     return vsel(x > 0, 1 - tail, tail);
 }
 
