@@ -81,7 +81,7 @@ def ulps(function, got, *operands):
     """The error of each result; 0 where infinity, NaN or next to nothing is right. Denormals may count as 0."""
     fine = np.finfo(got.dtype)
     error = _ulps(got, wanted(function, *operands))
-    if any(np.abs(x).min() < fine.tiny for x in operands):
+    if any((np.abs(x) < fine.tiny).any() for x in operands):
         flushed = [np.where(np.abs(x) < fine.tiny, np.copysign(x.dtype.type(0), x), x) for x in operands]
         error = np.minimum(error, _ulps(got, wanted(function, *flushed)))
     return error
