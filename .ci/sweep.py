@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The error of the elementary functions for every float32 there is: `python .ci/sweep.py [--isa ISA] [function ...]`.
 
-Some three to six minutes a function, on one core. pow has two operands: of it a grid, one positive base of 2^density, with
+Five to ten minutes a function, on one core. pow has two operands: of it a grid, one positive base of 2^density, with
 powers all over the range of results. Status 1 if a bound of tests/test_vmath.py, which says what an error is, does not hold.
 """
 import argparse
