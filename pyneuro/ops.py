@@ -220,6 +220,12 @@ def binary(name: str, formula: str, rules: tuple[Callable, Callable], saves: tup
 unary("neg",  "-x",      lambda g: -g)
 unary("exp",  "e^x",     lambda g, y: g * y, saves=(-1,))
 unary("log",  "ln x",    lambda g, x: g / x, saves=(0,), low=0.1)
+unary("expm1", "e^x - 1",   lambda g, y: g * (y + 1), saves=(-1,))
+unary("log1p", "ln(1 + x)", lambda g, x: g / (x + 1), saves=(0,), low=-0.9)
+unary("sin",  "sin x",   lambda g, x: g * x.cos(), saves=(0,))
+unary("cos",  "cos x",   lambda g, x: -g * x.sin(), saves=(0,))
+unary("erf",  "2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x",
+      lambda g, x: g * (x * -x).exp() * (2 / math.pi ** 0.5), saves=(0,))
 unary("sqrt", "x^(1/2)", lambda g, y: g / (y * 2), saves=(-1,), low=0.1)
 unary("abs",  "|x|",     lambda g, x: g * x.sign(), saves=(0,), away=(0,))
 unary("sign", "x / |x|, 0 at 0", lambda g: g * 0, away=(0,))

@@ -1528,8 +1528,9 @@ def _in_place(operator: str) -> Callable:
     return method
 
 
+_UNARY = ("neg", "abs", "sign", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "erf")
 for _op in OPS.values():
-    if _op.kind == "activation" or _op.name in ("neg", "abs", "sign", "exp", "log", "sqrt"):
+    if _op.kind == "activation" or _op.name in _UNARY:
         setattr(Tensor, _op.name, _method(_op))
 for _name, _dtype in {
     "float": np.float32,
@@ -1565,10 +1566,13 @@ FUNCTIONS = (
     "clamp",
     "clip",
     "clone",
+    "cos",
     "div",
     "dot",
     "eq",
+    "erf",
     "exp",
+    "expm1",
     "flatten",
     "gather",
     "ge",
@@ -1577,6 +1581,7 @@ FUNCTIONS = (
     "isnan",
     "le",
     "log",
+    "log1p",
     "log_softmax",
     "logical_not",
     "lt",
@@ -1598,6 +1603,7 @@ FUNCTIONS = (
     "reshape",
     "sigmoid",
     "sign",
+    "sin",
     "softmax",
     "split",
     "sqrt",

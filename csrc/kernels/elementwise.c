@@ -10,41 +10,100 @@ MAP(add,     2, x + y)
 MAP(sub,     2, x - y)
 MAP(mul,     2, x * y)
 MAP(div,     2, x / y)
-MAP(pow,     2, vpow(x, y))
 MAP(maximum, 2, vmax(x, y))
 MAP(minimum, 2, vmin(x, y))
 MAP(neg,     1, -x)
 MAP(abs,     1, vabs(x))
 MAP(sign,    1, vsign(x))
 MAP(exp,     1, vexp(x))
-MAP(log,     1, vlog(x))
+MAP(expm1,   1, vexpm1(x))
+MAP(erf,     1, verf(x))
 MAP(sqrt,    1, vsqrt(x))
 MAP(clamp,   1, vmin(vmax(x, a), b))
 MAP_INTO(0, accumulate, 2, x + y)
 
-/* Comparisons write a byte for each lane, so the loop is their own; NaN is unequal to everything. */
-#define COMPARE(name, comparison)                                                                    \
+/* Functions that are two in vmath.h. A vector with special lanes leaves the inner loop: with a call inside, the
+   constants would be loaded again for every vector. */
+typedef vec (*pn_usual)(vec x, vec y, vint *usual);
+
+INLINE int vmap_usual(const pn_call *c, pn_usual f, pn_each any, int inputs)
+{
+    T lanes[2][LANES];
+    const vec no = {0};
+    stream x = vstream(c, 0, lanes[0]), y = inputs > 1 ? vstream(c, 1, lanes[1]) : x;
+    T *z = OUT(T, inputs);
+    int64_t n = c->dim[0];
+    for (; n >= LANES; x.p += x.step, y.p += y.step, z += LANES, n -= LANES) {
+        for (; n >= LANES; x.p += x.step, y.p += y.step, z += LANES, n -= LANES) {
+            vint usual;
+            vec value = f(vload(x.p), vload(y.p), &usual);
+            if (!vall(usual)) break;
+            vstore(z, value);
+        }
+        if (n < LANES) break;
+        vstore(z, any(vload(x.p), vload(y.p), no, no, no));
+    }
+    if (n > 0) vstore_part(z, any(vload_part(x.p, n), vload_part(y.p, n), no, no, no), n);
+    return PN_OK;
+}
+
+#define USUAL(name, inputs, ...)                                                                     \
+    INLINE vec usual_##name(vec x, vec y, vint *usual) { return name##_usual(__VA_ARGS__, usual); }  \
+    INLINE vec each_##name(vec x, vec y, vec z, vec a, vec b) { return name##_any(__VA_ARGS__); }    \
+    INLINE int run_##name(const pn_call *c) { return vmap_usual(c, usual_##name, each_##name, inputs); }
+USUAL(log,   1, x)
+USUAL(log1p, 1, x)
+USUAL(sin,   1, x)
+USUAL(cos,   1, x)
+USUAL(pow,   2, x, y)
+DEFINE(log)   { return run_log(c); }
+DEFINE(log1p) { return run_log1p(c); }
+DEFINE(sin)   { return run_sin(c); }
+DEFINE(cos)   { return run_cos(c); }
+
+/* A single exponent often has a shorter way, and a more exact one. Roots: -0 has the root 0, -inf has inf. */
+INLINE vec root(vec x) { return vsel(x == -INFINITY, vset(INFINITY), vsqrt(x + 0)); }
+#define POWERS(POWER)                                                                                \
+    POWER(itself,       1,    x)                                                                     \
+    POWER(square,       2,    x * x)                                                                 \
+    POWER(cube,         3,    x * x * x)                                                             \
+    POWER(inverse,      -1,   1 / x)                                                                 \
+    POWER(root,         0.5,  root(x))                                                               \
+    POWER(inverse_root, -0.5, 1 / root(x))
+#define EACH_POWER(name, exponent, expression)                                                       \
+    INLINE vec each_##name(vec x, vec y, vec z, vec a, vec b) { return expression; }
+#define RUN_POWER(name, exponent, expression)                                                        \
+    if (*IN(T, 1) == (T)(exponent)) return vmap(c, each_##name, 1, 2);
+POWERS(EACH_POWER)
+DEFINE(pow)
+{
+    if (c->dim[0] && !STRIDE(1, 0)) {
+        POWERS(RUN_POWER)
+    }
+    return run_pow(c);
+}
+
+/* GCC vectorises comparisons and conversions by itself, and packs their results better than vectors of T can be. NaN
+   is unequal to everything. */
+#define COMPARE_LOOP(x, operator, y) for (int64_t i = 0; i < n; i++) z[i] = (x) operator (y);
+#define COMPARE(name, operator)                                                                      \
     DEFINE(name)                                                                                     \
     {                                                                                                \
-        T lanes[2][LANES];                                                                           \
-        stream xs = vstream(c, 0, lanes[0]), ys = vstream(c, 1, lanes[1]);                           \
-        uint8_t *z = OUT(uint8_t, 2);                                                                \
-        int64_t n = c->dim[0];                                                                       \
-        for (; n >= LANES; n -= LANES) {                                                             \
-            vec x = vload(xs.p), y = vload(ys.p);                                                    \
-            vstore_bool(z, comparison, LANES);                                                       \
-            xs.p += xs.step, ys.p += ys.step, z += LANES;                                            \
-        }                                                                                            \
-        vec x = vload_part(xs.p, n), y = vload_part(ys.p, n);                                        \
-        vstore_bool(z, comparison, n);                                                               \
+        const T *restrict x = IN(T, 0), *restrict y = IN(T, 1);                                      \
+        uint8_t *restrict z = OUT(uint8_t, 2);                                                       \
+        const int64_t n = c->dim[0];                                                                 \
+        if (STRIDE(0, 0) && STRIDE(1, 0)) COMPARE_LOOP(x[i], operator, y[i])                         \
+        else if (STRIDE(0, 0)) COMPARE_LOOP(x[i], operator, y[0])                                    \
+        else if (STRIDE(1, 0)) COMPARE_LOOP(x[0], operator, y[i])                                    \
+        else COMPARE_LOOP(x[0], operator, y[0])                                                      \
         return PN_OK;                                                                                \
     }
-COMPARE(eq, x == y)
-COMPARE(ne, x != y)
-COMPARE(lt, x < y)
-COMPARE(le, x <= y)
-COMPARE(gt, x > y)
-COMPARE(ge, x >= y)
+COMPARE(eq, ==)
+COMPARE(ne, !=)
+COMPARE(lt, <)
+COMPARE(le, <=)
+COMPARE(gt, >)
+COMPARE(ge, >=)
 
 DEFINE(where)
 {
@@ -67,7 +126,6 @@ DEFINE(where)
     return PN_OK;
 }
 
-/* GCC vectorises conversions by itself; their operand is no vector of T, so it cannot be a stream. */
 #define CAST(type, conversion)                                                                       \
     {                                                                                                \
         const type *x = IN(type, 0);                                                                 \
@@ -92,5 +150,10 @@ DEFINE(cast)
 
 #undef MAP
 #undef MAP_INTO
+#undef USUAL
+#undef POWERS
+#undef EACH_POWER
+#undef RUN_POWER
+#undef COMPARE_LOOP
 #undef COMPARE
 #undef CAST

@@ -63,7 +63,14 @@ INLINE vint vbits(vec x) { return (vint)x; }
 INLINE vec vfrombits(vint x) { return (vec)x; }
 
 /* mask is a comparison's result: all ones or all zeros in each lane. */
-INLINE vec vsel(vint mask, vec yes, vec no) { return (vec)((mask & (vint)yes) | (~mask & (vint)no)); }
+INLINE vec vsel(vint mask, vec yes, vec no)
+{
+#if defined(__AVX2__) && PN_WIDTH == 32
+    return (vec)MM(blendv)(no, yes, (vec)mask);
+#else
+    return (vec)((mask & (vint)yes) | (~mask & (vint)no));
+#endif
+}
 INLINE vec vabs(vec x) { return (vec)(vbits(x) & ~viset((TI)1 << (8 * sizeof(T) - 1))); }
 INLINE vec vcopysign(vec magnitude, vec sign)
 {
@@ -123,23 +130,27 @@ INLINE vec vround(vec x)
 #endif
 }
 
-/* 2^n and x * 2^n for an integer n. vpow2 takes -BIAS <= n <= BIAS (and may give 0 for -BIAS); vscale, twice
-   that if x is near 1, and rounds once, also to a denormal: the first of its two factors never makes one. */
-INLINE vec vpow2(vec n)
+/* The integer nearest to x * factor, and the same in the last bits of *n: what vpow2 and vscale take. */
+INLINE vec vnearest(vec x, vec factor, vint *n)
 {
-#if defined(__AVX512F__) && PN_WIDTH == 64
-    return (vec)MM(scalef)(vset(1), n);
-#else
-    return (vec)((vbits(n + ROUNDER) << MANTISSA) + vbits(vset(1)));
-#endif
+    vec sum = vfma(x, factor, ROUNDER);
+    *n = vbits(sum);
+    return sum - ROUNDER;
 }
-INLINE vec vscale(vec x, vec n)
+
+/* 2^n for -BIAS <= n <= BIAS, 0 for n = -BIAS. */
+INLINE vec vpow2(vint n) { return (vec)((n << MANTISSA) + vbits(vset(1))); }
+
+/* (1 + x) * 2^n for an n of twice that range: rounded once, also to a denormal, as 1 + x is near 1 and the first
+   of the two factors never makes one. n is as vnearest left it. */
+INLINE vec vscale(vec x, vint n)
 {
 #if defined(__AVX512F__) && PN_WIDTH == 64
-    return (vec)MM(scalef)(x, n);
+    return (vec)MM(scalef)(1 + x, (vec)n - ROUNDER);
 #else
-    vec half = vround(n * (T)0.5);
-    return x * vpow2(half) * vpow2(n - half);
+    vint half = n << (MANTISSA - 1) & viset((TI)((TU)-1 << MANTISSA)), one = vbits(vset(1));
+    vec power = (vec)(half + one);
+    return vfma(power, x, power) * (vec)((n << MANTISSA) - half + one);
 #endif
 }
 
@@ -204,22 +215,9 @@ INLINE unsigned vmovemask(vint mask)
 #endif
 }
 
-/* Booleans are bytes: 0 or 1 when stored, anything but 0 is true when loaded. 0 <= n <= LANES. */
-INLINE void vstore_bool(uint8_t *p, vint mask, int64_t n)
-{
-    unsigned bits = vmovemask(mask);
-#if defined(__AVX512F__) && PN_WIDTH == 64
-    _mm_mask_storeu_epi8(p, (__mmask16)((1u << n) - 1), _mm_maskz_set1_epi8((__mmask16)bits, 1));
-#else
-    uint8_t lanes[16];
-    for (int i = 0; i < LANES; i += 4) {
-        uint32_t four = ((bits >> i & 15) * 0x00204081u) & 0x01010101u;    /* bit j moves to byte j */
-        memcpy(lanes + i, &four, 4);
-    }
-    if (n >= LANES) memcpy(p, lanes, LANES);
-    else for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
-#endif
-}
+INLINE int vall(vint mask) { return vmovemask(mask) == (unsigned)((1ull << LANES) - 1); }
+
+/* Booleans are bytes: anything but 0 is true. 0 <= n <= LANES. */
 INLINE vint vload_bool(const uint8_t *p, int64_t n)
 {
     uint8_t lanes[LANES] = {0};

@@ -1,9 +1,11 @@
 /* Elementary functions of vectors, for both element types and every ISA.
 
-   Errors in ulp (largest seen; denormal results: 1 to 2 of theirs):
-     exp log pow 1.3   expm1 log1p softplus 1.8   tanh sigmoid 2.4   normcdf 4.5 (with FMA 3.4)
-   Special values are C99's: NaN in, NaN out, and odd functions keep -0. Every table of coefficients is a
-   minimax fit (Remez, 40 digits) of the function beside it; the size of its relative error stands there too. */
+   Errors in ulp (largest seen, on any ISA; tests/test_vmath.py holds them, .ci/sweep.py looks at every float32):
+     log 0.9   exp 1.1   log1p pow 1.5   softplus 1.7   expm1 2.0   tanh sin cos 2.1   sigmoid erf 2.4   normcdf 4.5
+   exp, log and expm1 keep denormal results, 1 or 2 of theirs wrong; where an exponential is but a part, what is not
+   a normal number may be 0. Special values are C99's: NaN in, NaN out, and odd functions keep -0. Every table of
+   coefficients is a minimax fit (Remez, 40 digits) of the function beside it; the size of its relative error stands
+   there too. */
 #ifndef PN_VMATH_H
 #define PN_VMATH_H
 
@@ -15,6 +17,8 @@
 #define LN2_LOW  1.42860677e-6f
 #define EXP_ZERO (-104.f)                /* exp rounds to 0 below, */
 #define EXP_INF  89.f                    /* to infinity above, */
+#define EXP_NORMAL 87.f                  /* it is a normal number from -EXP_NORMAL to EXP_NORMAL */
+#define EXP_FLUSH (-88.f)                /* it is below the normal numbers here, */
 #define EXP_TINY (-20.f)                 /* and does not show beside 1 below */
 #define MIN_NORMAL 0x1p-126f
 static const T EXP_TAIL[] = {            /* (exp(r) - 1 - r) / r^2, |r| <= ln 2 / 2: 2^-26.2 */
@@ -25,16 +29,30 @@ static const T POW_TAIL[] = {            /* (that - 2/3) / z: 2^-36.8 */
     0.400001526f, 0.285470337f, 0.234210655f };
 #define TWO_THIRDS_HIGH 0.666666687f
 #define TWO_THIRDS_LOW  (-1.98682151e-8f)
-#define NORMAL_ZERO 14.5f                /* the normal distribution is 0 left of -NORMAL_ZERO */
-#define NORMAL_KNEE 3.f
-static const T NORMAL_TAIL[] = {         /* see normal(): 2^-30.0 */
-    0.729083717f, -0.509332001f, 0.230017707f, -0.0472626872f, -0.0104625206f, 0.00696930196f, 0.00102478417f,
-    -0.00103252381f, -0.000244754629f, 0.000131253561f, 5.44549112e-05f };
+#define NORMAL_ZERO 13.25f               /* the normal distribution is below the normal numbers left of -NORMAL_ZERO */
+static const T NORMAL_ABOVE[] = {        /* over NORMAL_BELOW: the tail times exp(x^2 / 2), 2^-27.6 */
+    0.5f, 0.435685041f, 0.181305794f, 0.0399838421f, 0.00402014016f };
+static const T NORMAL_BELOW[] = { 1.f, 1.669255f, 1.19448025f, 0.464377783f, 0.100232011f, 0.0100768538f };
+#define ERF_KNEE 0.92f
+#define ERF_ONE  4.05f                   /* erf rounds to 1 above */
+static const T ERF_NEAR[] = {            /* erf(x) / x - 1, in x^2: 2^-31.2 */
+    0.128379166f, -0.376126349f, 0.112836972f, -0.0268594995f, 0.00520128617f, -0.000814559753f, 8.38239139e-05f };
+static const T ERF_FAR[] = {             /* -log(1 - erf(x)): 2^-29.1 of erf */
+    -2.68255844e-05f, 1.12883091f, 0.634661198f, 0.106924161f, -0.0243102033f, 0.0038923081f, -0.000383229868f,
+    1.7221264e-05f };
+#define PI_HIGH   3.1415925f           /* all three positive: where x is their multiple nothing cancels to -0 */
+#define PI_MIDDLE 1.50995788e-07f
+#define PI_LOW    1.07806059e-14f
+#define SIN_FAR   1e5f                   /* multiples of pi are exact enough below */
+static const T SIN_TAIL[] = {            /* (sin(r) / r - 1) / r^2, in r^2, |r| < 1.01 pi / 2: 2^-26.2; 1 at pi / 2 */
+    -0.166666672f, 0.00833333377f, -0.000198407972f, 2.75233515e-06f, -2.38692337e-08f };
 #else
 #define LN2_HIGH 6.93147180369123816490e-01
 #define LN2_LOW  1.90821492927058770002e-10
 #define EXP_ZERO (-746.)
 #define EXP_INF  710.
+#define EXP_NORMAL 708.
+#define EXP_FLUSH (-709.)
 #define EXP_TINY (-44.)
 #define MIN_NORMAL 0x1p-1022
 static const T EXP_TAIL[] = {            /* 2^-61.7 */
@@ -49,25 +67,62 @@ static const T POW_TAIL[] = {            /* 2^-65.9 */
     0.13260762327125047, 0.1316279726010241 };
 #define TWO_THIRDS_HIGH 0.66666666666666663
 #define TWO_THIRDS_LOW  3.7007434154171884e-17
-#define NORMAL_ZERO 38.7
-#define NORMAL_KNEE 5.
-static const T NORMAL_TAIL[] = {         /* 2^-57.3 */
-    0.76919304975006297, -0.66538250289005674, 0.49530561596997724, -0.31353315667129628,
-    0.16502036617033974, -0.069118638706567009, 0.020795066800788554, -0.0029933767667615708,
-    -0.00079786940748590492, 0.0005448990339824417, -5.9375677965355425e-05, -4.9762658696007991e-05,
-    1.668105270635778e-05, 3.9803997763274757e-06, -2.7689772502624751e-06, -3.3557466204019913e-07,
-    4.3291347335805981e-07, 4.0936884947141271e-08, -6.6024652577851997e-08, -8.3417632194030418e-09,
-    7.935902300894883e-09, 1.4485532122736775e-09, -2.9650240542008866e-10 };
+#define NORMAL_ZERO 37.66
+static const T NORMAL_ABOVE[] = {        /* 2^-60.0 */
+    0.5, 0.82702285404692033, 0.67820400274299764, 0.35626244227681153, 0.13151625653266671, 0.035487842051674073,
+    0.0070790769792702891, 0.0010320740425771254, 0.00010564761814995199, 6.904868109904848e-06,
+    2.2149716654768436e-07 };
+static const T NORMAL_BELOW[] = {
+    1., 2.4519302688967062, 2.8127653112038877, 1.9967832853444476, 0.97697151401409288, 0.34688288757628727,
+    0.091507238705561905, 0.018008323389464297, 0.0026043339144966953, 0.00026537451785899773,
+    1.7307937636919041e-05, 5.552110604189302e-07 };
+#define ERF_KNEE 1.5
+#define ERF_ONE  6.
+static const T ERF_NEAR[] = {            /* 2^-57.7 */
+    0.12837916709551256, -0.37612638903183659, 0.1128379167095217, -0.026866170644752444, 0.0052239776228879663,
+    -0.00085483269193187468, 0.00012055330200268342, -1.4925599209876117e-05, 1.6461446817226053e-06,
+    -1.6359554667776739e-07, 1.4764141301625795e-08, -1.2077473415961315e-09, 8.6725359506225136e-11,
+    -4.8913250888877949e-12, 1.5771220060263339e-13 };
+static const T ERF_FAR[] = {             /* 2^-57.7 */
+    1.183873525067091e-05, 1.1282900329914292, 0.63693604467800169, 0.10206948938684056, -0.018030809345500824,
+    -0.0014861081220754271, 0.0028406760578029593, -0.0013934506754298356, 0.00046759066881238838,
+    -0.00012124919264165122, 2.5156480293614411e-05, -4.2125093241911908e-06, 5.6710074817295428e-07,
+    -6.0581446277452797e-08, 5.0195134962515467e-09, -3.1093125441257571e-10, 1.3544129962617471e-11,
+    -3.6981395875451905e-13, 4.75866410421529e-15 };
+#define PI_HIGH   3.141592653589793
+#define PI_MIDDLE 1.224646799147353e-16
+#define PI_LOW    2.165713347843828e-32
+#define SIN_FAR   1e9
+static const T SIN_TAIL[] = {            /* 2^-61.4 */
+    -0.16666666666666666, 0.0083333333333331736, -0.00019841269841201409, 2.75573192097752e-06,
+    -2.5052106746131417e-08, 1.6058933249877185e-10, -7.6428213990131337e-13, 2.7193642813717996e-15 };
 #endif
 #define TERMS(table) table, (int)(sizeof(table) / sizeof(T))
 
-/* c[0] + c[1] x + ... by Horner's rule. */
+/* c[0] + c[step] x + c[2 step] x^2 + ... by Horner's rule, for the first n of c. */
+INLINE vec horner(vec x, const T *c, int n, int step)
+{
+    int last = (n - 1) / step * step;
+    vec p = vset(c[last]);
+#pragma GCC unroll 32
+    for (int i = last - step; i >= 0; i -= step) p = vfma(p, x, vset(c[i]));
+    return p;
+}
+
+INLINE vec even_odd(vec x, vec square, const T *c, int n)
+{
+    return vfma(horner(square, c + 1, n - 1, 2), x, horner(square, c, n, 2));
+}
+
+/* c[0] + c[1] x + ... A long chain of sums is what a vector waits for: it is cut into two, or four. */
 INLINE vec polynomial(vec x, const T *c, int n)
 {
-    vec p = vset(c[n - 1]);
-#pragma GCC unroll 32
-    for (int i = n - 2; i >= 0; i--) p = vfma(p, x, vset(c[i]));
-    return p;
+    if (n < 8) return horner(x, c, n, 1);
+    vec square = x * x;
+    if (n < 20) return even_odd(x, square, c, n);
+    vec fourth = square * square;
+    vec even = vfma(horner(fourth, c + 2, n - 2, 4), square, horner(fourth, c, n, 4));
+    return vfma(vfma(horner(fourth, c + 3, n - 3, 4), square, horner(fourth, c + 1, n - 1, 4)), x, even);
 }
 
 /* The sum a + b and, in *low, what rounding it lost, exactly. |a| >= |b|, or a = 0. */
@@ -93,41 +148,87 @@ INLINE vec product_exact(vec a, vec b, vec *low)
     return product;
 }
 
-/* x = n ln 2 + r, |r| <= ln 2 / 2, for |x| <= -EXP_ZERO; and the same of x + low, with low far below x. */
-INLINE vec exp_reduce(vec x, vec *n)
+/* a (1 + b), also for an a so small that a b is denormal and counts as 0. */
+INLINE vec grown(vec a, vec b)
 {
-    *n = vround(x * vset((T)1.4426950408889634));
-    return vfma(*n, vset(-LN2_LOW), vfma(*n, vset(-LN2_HIGH), x));
+#if defined(__FMA__) || defined(__ARM_NEON)
+    return vfma(a, b, a);
+#else
+    return a * (1 + b);
+#endif
 }
-INLINE vec exp_reduce_sum(vec x, vec low, vec *n)
+
+/* x - a b, exactly where the two are so near to each other that the difference has no more digits. */
+INLINE vec minus_product(vec x, vec a, vec b)
 {
-    *n = vround(x * vset((T)1.4426950408889634));
-    return vfma(*n, vset(-LN2_HIGH), x) + vfma(*n, vset(-LN2_LOW), low);
+#if defined(__FMA__) || defined(__ARM_NEON)
+    return vfma(-a, b, x);
+#else
+    vec low, product = product_exact(a, b, &low);
+    return (x - product) - low;
+#endif
+}
+
+/* x = n ln 2 + r, |r| <= ln 2 / 2, for |x| <= -EXP_ZERO, with n as vpow2 takes it; and the same of x + low, with
+   low far below x. */
+INLINE vec exp_reduce(vec x, vint *n)
+{
+    vec whole = vnearest(x, vset((T)1.4426950408889634), n);
+    return vfma(whole, vset(-LN2_LOW), vfma(whole, vset(-LN2_HIGH), x));
+}
+INLINE vec exp_reduce_sum(vec x, vec low, vint *n)
+{
+    vec whole = vnearest(x, vset((T)1.4426950408889634), n);
+    return vfma(whole, vset(-LN2_HIGH), x) + vfma(whole, vset(-LN2_LOW), low);
 }
 
 /* exp(r) - 1 for |r| <= ln 2 / 2. */
 INLINE vec exp_rest(vec r) { return vfma(r * r, polynomial(r, TERMS(EXP_TAIL)), r); }
 
-/* exp(x) for EXP_ZERO <= x <= EXP_INF. */
-INLINE vec exp_inside(vec x)
+INLINE vec vexp(vec x)
 {
-    vec n, r = exp_reduce(x, &n);
-    return vscale(1 + exp_rest(r), n);
+    vint n;
+    vec r = exp_reduce(vclamp(x, vset(EXP_ZERO), vset(EXP_INF)), &n);
+    return vscale(exp_rest(r), n);
 }
 
-INLINE vec vexp(vec x) { return exp_inside(vclamp(x, vset(EXP_ZERO), vset(EXP_INF))); }
+/* exp(x) for x <= 0, and exp(-|x|): a part of something larger, so that what is not a normal number may be 0. */
+INLINE vec exp_below(vec x)
+{
+    vint n;
+    vec r = exp_reduce(vatleast(x, vset(EXP_FLUSH)), &n);
+    return grown(vpow2(n), exp_rest(r));
+}
+INLINE vec exp_decay(vec x) { return exp_below(-vabs(x)); }
 
-/* exp(-|x|) */
-INLINE vec exp_decay(vec x) { return exp_inside(vatleast(-vabs(x), vset(EXP_ZERO))); }
+/* exp(x) - 1 for EXP_TINY <= x, and 2^n finite: 2^n p + (2^n - 1). */
+INLINE vec expm1_inside(vec x)
+{
+    vint n;
+    vec r = exp_reduce(x, &n), power = vpow2(n);
+    return vfma(power, exp_rest(r), power - 1);
+}
+INLINE vec expm1_below(vec x) { return expm1_inside(vatleast(x, vset(EXP_TINY))); }
 
-/* 2^n p + (2^n - 1), halved so that 2^n is finite. Tiny x is its own result: -0, and denormals, which have no
-   half. */
+/* The same halved, so that 2^n is finite. Tiny x is its own result: -0, and denormals, which have no half. */
 INLINE vec vexpm1(vec x)
 {
-    vec n, r = exp_reduce(vclamp(x, vset(EXP_TINY), vset(EXP_INF)), &n);
+    vint n;
+    vec r = exp_reduce(vclamp(x, vset(EXP_TINY), vset(EXP_INF)), &n);
     vec power = vpow2(n - 1), half = vfma(power, exp_rest(r), power - (T)0.5);
     return vsel(vabs(x) < vset((T)0.5 / (T)((TI)1 << MANTISSA)), x, half + half);
 }
+
+/* Lanes where low <= x < high, for positive numbers low and high: their bits count upwards, and are moved here so
+   that high is beyond the largest integer. One comparison finds zeros, denormals (whether or not they count as 0),
+   negative numbers, infinities and NaN. */
+INLINE vint vwithin(vec x, T low, T high)
+{
+    vuint top = (vuint)viset((TI)((TU)-1 >> 1));
+    vuint moved = (vuint)vbits(x) + (top + 1 - (vuint)vbits(vset(high)));
+    return (vint)moved > (vint)(top - ((vuint)vbits(vset(high)) - (vuint)vbits(vset(low))));
+}
+INLINE vint vnormal(vec x) { return vwithin(x, MIN_NORMAL, INFINITY); }
 
 /* log(2^k (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)). With s = f / (2 + f), log(1 + f) = 2s + s^3 tail(s^2);
    as 2s is f - f^2/2 + s f^2/2, the leading term f is exact and what is rounded is small beside it. (A
@@ -149,21 +250,53 @@ INLINE vec log_split(vec x, vec *k)
     return m;
 }
 
-INLINE vec vlog(vec x)
+/* A function whose special cases are rare is two. NAME_usual is inline and says in which lanes it may be used; NAME_any
+   is not, takes everything, and is called for a vector that has other lanes. */
+#define RARE static __attribute__((noinline)) vec
+
+INLINE vec log_usual(vec x, vint *usual)
+{
+    vec k, m = vsplit(x, &k);
+    *usual = vnormal(x);
+    return log_sum(k, m - 1);
+}
+
+RARE log_any(vec x)
 {
     vec k, m = log_split(x, &k);
     vec other = vsel(x == 0, vset(-INFINITY), vsel(x < 0, vset(NAN), x));
     return vsel((x > 0) & (x < vset(INFINITY)), log_sum(k, m - 1), other);
 }
 
-/* 1 + x is u + low exactly; u = 2^k m gives k and all but the last bits of f. */
-INLINE vec vlog1p(vec x)
+INLINE vec vlog(vec x)
 {
-    vec u = 1 + x, t = u - x, low = (x - (u - t)) + (1 - t);
-    vec k, m = vsplit(u, &k);
-    vec y = log_sum(k, (m - 1) + low * vpow2(vatleast(-k, vset(-BIAS))));
+    vint usual;
+    vec y = log_usual(x, &usual);
+    return vall(usual) ? y : log_any(x);
+}
+
+/* 1 + x is u + low exactly; u = 2^k m gives k and all but the last bits of f. 2^-k has m's bits less u's. The sign
+   is that of x, also of a zero. */
+INLINE vec log1p_sum(vec x, vec u)
+{
+    vec t = u - x, low = (x - (u - t)) + (1 - t);
+    vec k, m = vsplit(u, &k), unit = (vec)(vbits(m) - vbits(u) + vbits(vset(1)));
+    return vcopysign(log_sum(k, vfma(low, unit, m - 1)), x);
+}
+
+INLINE vec log1p_usual(vec x, vint *usual)
+{
+    vec u = 1 + x;
+    *usual = vwithin(u, MIN_NORMAL, 1 / MIN_NORMAL);
+    return log1p_sum(x, u);
+}
+
+RARE log1p_any(vec x)
+{
+    vint large = x > vset((T)((TI)1 << (MANTISSA + 2)));               /* log(x) to the last digit */
+    vec y = vsel(large, vlog(vsel(large, x, vset(1))), log1p_sum(x, vsel(large, vset(1), 1 + x)));
     vec other = vsel(x == -1, vset(-INFINITY), vsel(x < -1, vset(NAN), x));
-    return vsel((x > -1) & (x < vset(INFINITY)) & (x != 0), y, other);
+    return vsel((x > -1) & (x < vset(INFINITY)), y, other);
 }
 
 /* log(1 + exp(x)) = max(x, 0) + log(1 + e), e = exp(-|x|) in [0, 1]. */
@@ -171,7 +304,7 @@ INLINE vec vsoftplus(vec x)
 {
     vec e = exp_decay(x);
     vint large = e > vset((T)0.41421356237309505);
-    vec y = log_sum(vsel(large, vset(1), vset(0)), vsel(large, (e - 1) * (T)0.5, e));
+    vec y = log_sum(vsel(large, vset(1), vset(0)), vsel(large, vfma(e, vset((T)0.5), vset((T)-0.5)), e));
     return vatleast(x, vset(0)) + y;
 }
 
@@ -185,31 +318,89 @@ INLINE vec vsigmoid(vec x)
    the second is rounded less for a large one. d1 is what rounding lost in d = e + 2; 1 / d is (1 - q) / 2. */
 INLINE vec vtanh(vec x)
 {
-    vec a = vabs(x), n, r = exp_reduce(vatmost(a + a, vset(-EXP_TINY)), &n);
-    vec power = vpow2(n), e = vfma(power, exp_rest(r), power - 1);
+    vec a = vabs(x), e = expm1_inside(vatmost(a + a, vset(-EXP_TINY)));
     vec d1, d = sum_exact(vset(2), e, &d1);
     vint small = a < vset((T)0.55);
     vec q = vsel(small, e, vset(2)) / d;
     return vcopysign(vsel(small, vfma(q * d1, (T)0.5 * q - (T)0.5, q), 1 - q), x);
 }
 
-/* The standard normal distribution at x, and *density, exp(-x^2 / 2) / sqrt(2 pi). With a = |x|, the left
-   tail is exp(-a^2 / 2) times a smooth function that falls like 1 / a: a polynomial in t = (a - KNEE) / (a +
-   KNEE), over d = a + KNEE. What is lost in a^2, d and 1 / d would show in the last digits of the tail, so it
-   is kept. */
+/* x (1 + p(x^2)) near 0, 1 - exp(-p(|x|)) beyond. */
+INLINE vec verf(vec x)
+{
+    vec a = vatmost(vabs(x), vset(ERF_ONE));
+    vec near = grown(a, horner(a * a, TERMS(ERF_NEAR), 1));             /* cut in two, it would cancel */
+    vec far = 1 - exp_below(-polynomial(a, TERMS(ERF_FAR)));
+    return vcopysign(vsel(a < vset(ERF_KNEE), near, far), x);
+}
+
+/* f of x, which libm knows, in the lanes that are not done. */
+#if PN_TYPE == 32
+#define LIBM(name) name##f
+#else
+#define LIBM(name) name
+#endif
+INLINE vec other_lanes(T (*f)(T), vec x, vec y, vint done)
+{
+    for (int i = 0; i < LANES; i++)
+        if (!done[i]) y[i] = f(x[i]);
+    return y;
+}
+
+/* sin(a - n pi) for 0 <= a < SIN_FAR, |a - n pi| < 1.01 pi / 2. n PI_HIGH and n PI_MIDDLE are subtracted without an
+   error where a is near their sum: there nothing is left but the digits that cancellation uncovers. */
+INLINE vec sin_rest(vec a, vec n)
+{
+    vec r = minus_product(minus_product(a, n, vset(PI_HIGH)), n, vset(PI_MIDDLE));
+    r = vfma(-n, vset(PI_LOW), r);
+    vec z = r * r;
+    return vfma(r * z, polynomial(z, TERMS(SIN_TAIL)), r);
+}
+
+/* -sin(a) for an odd n. */
+INLINE vec sin_usual(vec x, vint *usual)
+{
+    vint n;
+    vec a = vabs(x), y = sin_rest(a, vnearest(a, vset((T)0.31830988618379067), &n));
+    *usual = a < vset(SIN_FAR);
+    return (vec)(vbits(y) ^ vbits(x) ^ vbits(a) ^ (n << (8 * (int)sizeof(T) - 1)));
+}
+
+/* cos(r + (n + 1/2) pi) = -sin(r) for an even n. */
+INLINE vec cos_usual(vec x, vint *usual)
+{
+    vint n;
+    vec a = vabs(x), turns = vfma(a, vset((T)0.31830988618379067), vset((T)-0.5));
+    vec y = sin_rest(a, vnearest(turns, vset(1), &n) + (T)0.5);
+    *usual = a < vset(SIN_FAR);
+    return (vec)(vbits(y) ^ (~n << (8 * (int)sizeof(T) - 1)));
+}
+
+RARE sin_any(vec x)
+{
+    vint usual;
+    vec y = sin_usual(x, &usual);
+    return other_lanes(LIBM(sin), x, y, usual);
+}
+RARE cos_any(vec x)
+{
+    vint usual;
+    vec y = cos_usual(x, &usual);
+    return other_lanes(LIBM(cos), x, y, usual);
+}
+
+/* The standard normal distribution at x, and *density, exp(-x^2 / 2) / sqrt(2 pi). The tail is exp(-a^2 / 2), a = |x|,
+   times a function that falls smoothly from 1/2 like 1 / a: a quotient of polynomials without a negative term. What is
+   lost in a^2 would show in the exponential's last digits, so it is kept. */
 INLINE vec normal(vec x, vec *density)
 {
+    vint n;
     vec a = vatmost(vabs(x), vset(NORMAL_ZERO));
-    vec a1, square = product_exact(a, a, &a1), n;
-    vec p = exp_rest(exp_reduce_sum(square * (T)-0.5, a1 * (T)-0.5, &n));
-
-    vec d = a + NORMAL_KNEE, d1 = a - (d - NORMAL_KNEE), u = 1 / d;
-    vec e1, e = product_exact(u, d, &e1), u1 = u * (((1 - e) - e1) - u * d1);
-    vec t = vfma(u, vset(-2 * NORMAL_KNEE), vset(1)) - u1 * (2 * NORMAL_KNEE);
-    vec q = polynomial(t, TERMS(NORMAL_TAIL)), g1, g = product_exact(u, q, &g1);
-
-    vec tail = vscale(g + vfma(g, p, vfma(u1, q, g1)), n);
-    *density = vscale(vfma(p, vset((T)0.39894228040143268), vset((T)0.39894228040143268)), n);
+    vec low, square = product_exact(a, a, &low);
+    vec p = exp_rest(exp_reduce_sum(square * (T)-0.5, low * (T)-0.5, &n)), power = vpow2(n);
+    vec above = even_odd(a, square, TERMS(NORMAL_ABOVE)), below = even_odd(a, square, TERMS(NORMAL_BELOW));
+    vec tail = power * (vfma(above, p, above) / below);
+    *density = grown(power, p) * (T)0.39894228040143268;
     return vsel(x > 0, 1 - tail, tail);
 }
 
@@ -219,24 +410,12 @@ INLINE vec vnormcdf(vec x)
     return normal(x, &density);
 }
 
-/* libm's pow in the lanes that are not done. */
-static __attribute__((noinline, cold)) vec pow_lanes(vec x, vec y, vec z, vint done)
+/* log(2^k m), m as vsplit leaves it, as the sum of the result and *low: pow multiplies an error in it by as much as
+   1000. s, z, w and v below have the rest of their value in s1, z1, w1 and v1. */
+INLINE vec log_exact(vec k, vec m, vec *low)
 {
-    for (int i = 0; i < LANES; i++)
-        if (!done[i]) z[i] = PN_TYPE == 32 ? powf(x[i], y[i]) : pow(x[i], y[i]);
-    return z;
-}
-
-/* exp(y log|x|). An error in log x is multiplied by as much as 1000, so the logarithm is the sum of two
-   vectors: s, z, w and v below have the rest of their value in s1, z1, w1 and v1. Zeros, infinities, NaN and
-   |y| >= 2^(MANTISSA - 1) go to libm. */
-INLINE vec vpow(vec x, vec y)
-{
-    vec base = vabs(x), k, m = log_split(base, &k), f = m - 1;
-
-    vec d1, d = sum_exact(vset(2), f, &d1), inverse = 1 / d;           /* s = f / (2 + f) */
-    vec s = f * inverse, p1, p = product_exact(s, d, &p1);
-    vec s1 = (((f - p) - p1) - s * d1) * inverse;
+    vec f = m - 1, d1, d = sum_exact(vset(2), f, &d1), inverse = 1 / d; /* s = f / (2 + f) */
+    vec s = f * inverse, s1 = vfma(-s, d1, minus_product(f, s, d)) * inverse;
     vec z1, z = product_exact(s, s, &z1);                               /* z = s^2 */
     z1 = vfma(s + s, s1, z1);
     vec w1, w = product_exact(z, vset(TWO_THIRDS_HIGH), &w1);          /* w = 2/3 z + 2/5 z^2 + ... */
@@ -246,19 +425,35 @@ INLINE vec vpow(vec x, vec y)
     v1 = vfma(s, w1, vfma(s1, w, v1));
     vec low1, low2, high = sum_exact(k * vset(LN2_HIGH), s + s, &low1); /* log = k ln 2 + 2 s + v */
     high = sum_exact(high, v, &low2);
-    vec low = vfma(k, vset(LN2_LOW), s1 + s1 + v1) + low1 + low2;
-    high = sum_exact(high, low, &low);
+    *low = vfma(k, vset(LN2_LOW), vfma(vset(2), s1, v1)) + (low1 + low2);
+    return high;
+}
 
+/* exp(y log|x|). Zeros, infinities, NaN and large y are libm's. */
+RARE pow_any(vec x, vec y)
+{
+    x = vsel(x == 0, vcopysign(vset(0), x), x);     /* where denormals count as 0: libm would be led astray by one */
+    vec base = vabs(x), k, m = log_split(base, &k), low, high = log_exact(k, m, &low);
     vec e1, e = product_exact(high, y, &e1), bounded = vclamp(e, vset(EXP_ZERO), vset(EXP_INF));
-    e1 = vsel(e == bounded, vfma(low, y, e1), vset(0));
-    vec n, r = exp_reduce_sum(bounded, e1, &n);
-    vec power = vscale(1 + exp_rest(r), n);
-
-    vec half = y * (T)0.5;
+    vint n;
+    vec r = exp_reduce_sum(bounded, vsel(e == bounded, vfma(low, y, e1), vset(0)), &n);
+    vec power = vscale(exp_rest(r), n), half = y * (T)0.5;
     vec negative = vsel(vround(y) != y, vset(NAN), vsel(vround(half) != half, -power, power));
-    vec result = vsel(x < 0, negative, power);
     vint done = (base > 0) & (base < vset(INFINITY)) & (vabs(y) < vset((T)((TI)1 << (MANTISSA - 1))));
-    return vmovemask(~done) ? pow_lanes(x, y, result, done) : result;
+    vec result = vsel(x < 0, negative, power);
+    for (int i = 0; i < LANES; i++)
+        if (!done[i]) result[i] = LIBM(pow)(x[i], y[i]);
+    return result;
+}
+
+/* The same where neither x nor the result is special. */
+INLINE vec pow_usual(vec x, vec y, vint *usual)
+{
+    vint n;
+    vec k, m = vsplit(x, &k), low, high = log_exact(k, m, &low), e1, e = product_exact(high, y, &e1);
+    vec r = exp_reduce_sum(e, vfma(low, y, e1), &n);
+    *usual = vnormal(x) & (vabs(e) < vset(EXP_NORMAL));
+    return grown(vpow2(n), exp_rest(r));
 }
 
 /* sigmoid(x) and sigmoid(-x), neither a difference. */
@@ -274,12 +469,12 @@ INLINE vec sigmoids(vec x, vec *mirror)
 INLINE vec silu_slope(vec x)
 {
     vec mirror, s = sigmoids(x, &mirror);
-    return s * vfma(vclamp(x, vset(EXP_ZERO), vset(-EXP_ZERO)), mirror, vset(1));
+    return s * vfma(vclamp(x, vset(EXP_FLUSH), vset(-EXP_FLUSH)), mirror, vset(1));
 }
 INLINE vec silu_curve(vec x)
 {
     vec mirror, s = sigmoids(x, &mirror);
-    return s * mirror * vfma(vclamp(x, vset(EXP_ZERO), vset(-EXP_ZERO)), mirror - s, vset(2));
+    return s * mirror * vfma(vclamp(x, vset(EXP_FLUSH), vset(-EXP_FLUSH)), mirror - s, vset(2));
 }
 INLINE vec gelu_slope(vec x)
 {
@@ -291,6 +486,39 @@ INLINE vec gelu_curve(vec x)
     vec density, bounded = vclamp(x, vset(-NORMAL_ZERO), vset(NORMAL_ZERO));
     normal(x, &density);
     return density * vfma(-bounded, bounded, vset(2));
+}
+
+/* mish: with e = exp(x), t = tanh(log(1 + e)) = top / d, top = e^2 + 2 e, d = top + 2; and sigmoid(x) (1 - t^2) =
+   bend / d^2, bend = 4 e (1 + e). Right of 0 all are multiplied by powers of exp(-x), and that is *e. */
+INLINE void mish_parts(vec x, vec *e, vec *top, vec *d, vec *bend)
+{
+    *e = exp_decay(x);
+    vint right = x > 0;
+    vec square = *e * *e, twice = *e + *e;
+    *top = vsel(right, 1 + twice, square + twice);
+    *d = *top + vsel(right, square + square, vset(2));
+    *bend = 4 * vsel(right, square, *e) * (1 + *e);
+}
+INLINE vec mish_value(vec x)
+{
+    vec e, top, d, bend;
+    mish_parts(x, &e, &top, &d, &bend);
+    return x * (top / d);
+}
+INLINE vec mish_slope(vec x)
+{
+    vec e, top, d, bend, b = vclamp(x, vset(EXP_FLUSH), vset(-EXP_FLUSH));
+    mish_parts(x, &e, &top, &d, &bend);
+    vec inverse = 1 / d;
+    return inverse * vfma(b * bend, inverse, top);
+}
+INLINE vec mish_curve(vec x)
+{
+    vec e, top, d, bend, b = vclamp(x, vset(EXP_FLUSH), vset(-EXP_FLUSH));
+    mish_parts(x, &e, &top, &d, &bend);
+    vec inverse = 1 / d, s = vsel(x > 0, vset(1), e) / (1 + e);
+    vec rest = 1 - s - 2 * (top * inverse) * s;
+    return bend * inverse * inverse * vfma(b, rest, vset(2));
 }
 
 /* The usual x (1 + tanh(u)) / 2 is x sigmoid(2u): 2u = x (TANH_LINEAR + TANH_CUBIC x^2), that is

@@ -5,6 +5,7 @@ A function here takes the slots and the attrs of its row by name, writes its out
 `...` kernel may be given its input as its output. On the last line the public twins take over these names, so the
 definitions call only NumPy and the private helpers; `max`, `sum` and the like are not Python's in this file.
 """
+import math
 from collections.abc import Callable
 from inspect import Parameter, Signature
 from typing import Any
@@ -15,6 +16,9 @@ from .signature import HOST, KERNELS, Spec, check, check_data
 from .twins import twins
 
 # Elementwise
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])          # NumPy has none
 
 
 def copy(x, y):
@@ -91,6 +95,26 @@ def exp(x, y):
 def log(x, y):
     """y = ln x"""
     np.log(x, out=y)
+
+def expm1(x, y):
+    """y = e^x - 1"""
+    np.expm1(x, out=y)
+
+def log1p(x, y):
+    """y = ln(1 + x)"""
+    np.log1p(x, out=y)
+
+def sin(x, y):
+    """y = sin x"""
+    np.sin(x, out=y)
+
+def cos(x, y):
+    """y = cos x"""
+    np.cos(x, out=y)
+
+def erf(x, y):
+    """y = 2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x."""
+    y[...] = _erf(x)
 
 def sqrt(x, y):
     """y = x^(1/2)"""
@@ -745,15 +769,20 @@ def mish(x, y):
     """y = x tanh(ln(1 + e^x))"""
     np.multiply(x, np.tanh(_softplus(x)), out=y)
 
+def _mish(x):
+    """t = tanh(z), 1 - t^2 = 1 / cosh(z)^2, which does not cancel, and sigmoid(x); z = ln(1 + e^x)."""
+    z = _softplus(x)
+    return np.tanh(z), np.square(1 / np.cosh(z)), _sigmoid(x)
+
 def mish_grad(dy, x, dx):
     """dx = dy (t + x s (1 - t^2)), t = tanh(ln(1 + e^x)), s = sigmoid(x)"""
-    t = np.tanh(_softplus(x))
-    np.multiply(dy, t + x * _sigmoid(x) * (1 - t * t), out=dx)
+    t, rest, s = _mish(x)
+    np.multiply(dy, t + _within(x, 800) * s * rest, out=dx)
 
 def mish_curve(g, dy, x, dx):
     """dx = g dy s (1 - t^2) (2 + x (1 - s - 2 t s))"""
-    t, s = np.tanh(_softplus(x)), _sigmoid(x)
-    np.multiply(g * dy, s * (1 - t * t) * (2 + x * (1 - s - 2 * t * s)), out=dx)
+    t, rest, s = _mish(x)
+    np.multiply(g * dy, s * rest * (2 + _within(x, 800) * (1 - s - 2 * t * s)), out=dx)
 
 
 def softsign(x, y):
