@@ -41,36 +41,51 @@ INLINE vec fold_numbers(enum fold op, vec x, vec y)
     return x + y;
 }
 
-/* A block of a contiguous row, as far as there are vectors of lanes to fold. A fold with lanes that no number
-   went to would change nothing, and is left out. */
-INLINE vec fold_slots(enum fold op, const T *x, int64_t n, vec centre)
+/* The terms of a vector, as far as there are numbers. */
+INLINE vec fold_first(enum fold op, const T *x, int64_t n, vec centre)
 {
-    const vec start = vset(fold_start(op));
+    if (n >= LANES) return fold_term(op, vload(x), centre);
+    const vec term = fold_term(op, vload_part(x, n), centre);
+    return op == SUM ? term : vsel(vlane() < viset((TI)n), term, vset(fold_start(op)));
+}
+
+/* A block of a contiguous row that has no numbers beyond `slots` vectors, or all SLOTS; folded as far as there
+   are vectors of lanes. A fold with lanes that no number went to would change nothing, and is left out. */
+INLINE vec fold_slots_of(int slots, enum fold op, const T *x, int64_t n, vec centre)
+{
     vint nan = {0};
     vec acc[SLOTS];
-    for (int s = 0; s < SLOTS; s++) acc[s] = start;
+#pragma GCC unroll 16
+    for (int s = 0; s < slots; s++) acc[s] = vset(fold_start(op));
     int64_t i = 0;
-    for (; i + VIRTUAL <= n; i += VIRTUAL)
+    for (; slots == SLOTS && i + VIRTUAL <= n; i += VIRTUAL)
         for (int s = 0; s < SLOTS; s++) {
-            vec term = fold_term(op, vload(x + i + s * LANES), centre);
+            const vec term = fold_term(op, vload(x + i + s * LANES), centre);
             if (op == MAX || op == MIN) nan |= term != term;
             acc[s] = fold_numbers(op, acc[s], term);
         }
 #pragma GCC unroll 16
-    for (int s = 0; s < SLOTS; s++) {
+    for (int s = 0; s < slots; s++) {
         const int64_t left = n - i - s * LANES;
         if (left <= 0) break;
-        vec term = left >= LANES ? vload(x + i + s * LANES) : vload_part(x + i + s * LANES, left);
-        term = fold_term(op, term, centre);
-        if (op != SUM && left < LANES) term = vsel(vlane() < viset((TI)left), term, start);
+        const vec term = fold_first(op, x + i + s * LANES, left, centre);
         if (op == MAX || op == MIN) nan |= term != term;
         acc[s] = fold_numbers(op, acc[s], term);
     }
 #pragma GCC unroll 4
-    for (int half = SLOTS / 2; half; half /= 2)
+    for (int half = slots / 2; half; half /= 2)
         if (n > half * LANES)
-            for (int s = 0; s < half; s++) acc[s] = fold_numbers(op, acc[s], acc[s + half]);
+#pragma GCC unroll 16
+            for (int s = 0; s < SLOTS / 2; s++)
+                if (s < half) acc[s] = fold_numbers(op, acc[s], acc[s + half]);
     return op == MAX || op == MIN ? vsel(nan, vset(NAN), acc[0]) : acc[0];
+}
+
+INLINE vec fold_slots(enum fold op, const T *x, int64_t n, vec centre)
+{
+    if (n <= 2 * LANES) return fold_slots_of(2, op, x, n, centre);
+    if (n <= 4 * LANES) return fold_slots_of(4, op, x, n, centre);
+    return fold_slots_of(SLOTS, op, x, n, centre);
 }
 
 /* LANES rows at a time: then lanes are folded for all of them by the same instructions. */
@@ -79,13 +94,17 @@ INLINE void fold_rows(enum fold op, const T *x, int64_t line, int64_t n, int64_t
 {
     for (int64_t j = 0; j < lines; j += LANES) {
         const int64_t count = lines - j < LANES ? lines - j : LANES;
-        vec row[LANES] = {0};
+        vec row[LANES];
+#pragma GCC unroll 16
+        for (int k = 0; k < LANES; k++) row[k] = vset(0);
         for (int64_t k = 0; k < count; k++) row[k] = fold_slots(op, x + (j + k) * line, n, vset(centre[j + k]));
 #pragma GCC unroll 4
         for (int half = LANES / 2; half; half /= 2)
-            for (int k = 0; k < half; k++)
-                row[k] = fold_join(op, vhalves(row[2 * k], row[2 * k + 1], half, 0),
-                                   vhalves(row[2 * k], row[2 * k + 1], half, 1));
+#pragma GCC unroll 16
+            for (int k = 0; k < LANES / 2; k++)
+                if (k < half)
+                    row[k] = fold_join(op, vhalves(row[2 * k], row[2 * k + 1], half, 0),
+                                       vhalves(row[2 * k], row[2 * k + 1], half, 1));
         for (int64_t k = 0; k < count; k++) folded[j + k] = row[0][k];
     }
 }

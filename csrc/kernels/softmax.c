@@ -9,52 +9,51 @@ typedef struct {
     T    *y;                             /* what `out` reads */
 } sheets;
 
-/* One number for each line. Whole vectors are read, hence all are given a value. */
-typedef struct { T of[VIRTUAL]; } per_line;
-static const per_line none = { {0} };
-
-INLINE per_line fold_lines(enum fold op, const sheet *s, const per_line *centre)
+/* A number for each line. Whole vectors of them are read, hence the zeros beyond. */
+INLINE void fold_lines(enum fold op, const sheet *s, const T *centre, T *folded)
 {
     double total[VIRTUAL];
-    per_line folded = none;
-    fold(op, s, centre->of, total);
-    for (int64_t j = 0; j < s->lines; j++) folded.of[j] = (T)total[j];
-    return folded;
+    fold(op, s, centre, total);
+    for (int64_t j = 0; j < s->lines; j++) folded[j] = (T)total[j];
+    for (int64_t j = s->lines; j % LANES; j++) folded[j] = 0;
 }
 
-INLINE per_line log_of(per_line x, int64_t lines)
+INLINE void log_lines(T *x, int64_t lines)
 {
-    for (int64_t j = 0; j < lines; j += LANES) vstore(x.of + j, vlog(vload(x.of + j)));
-    return x;
+    for (int64_t j = 0; j < lines; j += LANES) vstore(x + j, vlog(vload(x + j)));
 }
 
-/* y = f of one or two inputs, y as it was, and two numbers of their line. */
+/* y = f of one or two inputs, y as it was, and up to two numbers of their line. */
 typedef vec (*per_number)(vec x, vec x1, vec y, vec p, vec q);
 
-INLINE void each_number_of(int across, per_number f, int inputs, const sheets *s, const per_line *p, const per_line *q)
+INLINE void each_number_of(int across, per_number f, int inputs, const sheets *s, const T *p, const T *q)
 {
     const int64_t rows = across ? s->out.n : s->out.lines, width = across ? s->out.lines : s->out.n;
     const sheet *x = s->x, *z = inputs > 1 ? s->x + 1 : x;
+    vec vp = {0}, vq = {0};
     for (int64_t i = 0; i < rows; i++) {
         const T *xi = x->x + i * (across ? x->number : x->line), *zi = z->x + i * (across ? z->number : z->line);
         T *y = s->y + i * (across ? s->out.number : s->out.line);
-        vec pi = vset(p->of[across ? 0 : i]), qi = vset(q->of[across ? 0 : i]);
+        if (!across && p) vp = vset(p[i]);
+        if (!across && q) vq = vset(q[i]);
         int64_t j = 0;
         for (; j + LANES <= width; j += LANES) {
-            if (across) pi = vload(p->of + j), qi = vload(q->of + j);
-            vstore(y + j, f(vload(xi + j), vload(zi + j), vload(y + j), pi, qi));
+            if (across && p) vp = vload(p + j);
+            if (across && q) vq = vload(q + j);
+            vstore(y + j, f(vload(xi + j), vload(zi + j), vload(y + j), vp, vq));
         }
         const int64_t k = width - j;
         if (k == 0) continue;
-        if (across) pi = vload(p->of + j), qi = vload(q->of + j);
-        vstore_part(y + j, f(vload_part(xi + j, k), vload_part(zi + j, k), vload_part(y + j, k), pi, qi), k);
+        if (across && p) vp = vload(p + j);
+        if (across && q) vq = vload(q + j);
+        vstore_part(y + j, f(vload_part(xi + j, k), vload_part(zi + j, k), vload_part(y + j, k), vp, vq), k);
     }
 }
 
-INLINE void each_number(per_number f, int inputs, const sheets *s, per_line p, per_line q)
+INLINE void each_number(per_number f, int inputs, const sheets *s, const T *p, const T *q)
 {
-    if (s->across) each_number_of(1, f, inputs, s, &p, &q);
-    else each_number_of(0, f, inputs, s, &p, &q);
+    if (s->across) each_number_of(1, f, inputs, s, p, q);
+    else each_number_of(0, f, inputs, s, p, q);
 }
 
 #define EACH(name, expression) INLINE vec name(vec x, vec x1, vec y, vec p, vec q) { return expression; }
@@ -67,26 +66,36 @@ EACH(number_residual, x - vexp(x1) * p)
 
 static void softmax_lines(const sheets *s)
 {
-    each_number(number_exp, 1, s, fold_lines(MAX, s->x, &none), none);
-    each_number(number_share, 1, s, fold_lines(SUM, &s->out, &none), none);
+    T high[VIRTUAL], sum[VIRTUAL];
+    fold_lines(MAX, s->x, NULL, high);
+    each_number(number_exp, 1, s, high, NULL);
+    fold_lines(SUM, &s->out, NULL, sum);
+    each_number(number_share, 1, s, sum, NULL);
 }
 
 static void log_softmax_lines(const sheets *s)
 {
-    const per_line high = fold_lines(MAX, s->x, &none);
-    each_number(number_shifted, 1, s, high, log_of(fold_lines(EXPONENTIALS, s->x, &high), s->out.lines));
+    T high[VIRTUAL], above[VIRTUAL];
+    fold_lines(MAX, s->x, NULL, high);
+    fold_lines(EXPONENTIALS, s->x, high, above);
+    log_lines(above, s->out.lines);
+    each_number(number_shifted, 1, s, high, above);
 }
 
 /* x[0] is dy, x[1] is the softmax or its logarithm, and y is dx. */
 static void softmax_grad_lines(const sheets *s)
 {
-    each_number(number_product, 2, s, none, none);
-    each_number(number_centred, 2, s, fold_lines(SUM, &s->out, &none), none);
+    T sum[VIRTUAL];
+    each_number(number_product, 2, s, NULL, NULL);
+    fold_lines(SUM, &s->out, NULL, sum);
+    each_number(number_centred, 2, s, sum, NULL);
 }
 
 static void log_softmax_grad_lines(const sheets *s)
 {
-    each_number(number_residual, 2, s, fold_lines(SUM, s->x, &none), none);
+    T sum[VIRTUAL];
+    fold_lines(SUM, s->x, NULL, sum);
+    each_number(number_residual, 2, s, sum, NULL);
 }
 
 INLINE void copy_strided(T *y, int64_t ys, const T *x, int64_t xs, int64_t n)
@@ -156,16 +165,6 @@ INLINE const T *contiguous(const T *x, int64_t stride, int64_t n, T *to)
     return to;
 }
 
-/* lse = high + above of each of up to VIRTUAL rows. */
-typedef struct { per_line high, above; } row_lse;
-
-INLINE row_lse lse_of(const sheet *s)
-{
-    row_lse r = { .high = fold_lines(MAX, s, &none) };
-    r.above = log_of(fold_lines(EXPONENTIALS, s, &r.high), s->lines);
-    return r;
-}
-
 /* The loss, from the sum of losses: divided by the total weight where asked. */
 INLINE void finish(T *loss, T *total, double sum, double weights, int mean)
 {
@@ -185,14 +184,17 @@ DEFINE(cross_entropy)
     if (smoothing != 0 && !(terms = pn_scratch((size_t)n * sizeof(T)))) return PN_NO_MEMORY;
 
     double sum = 0, weights = 0;
-    row_lse r;
+    T highs[VIRTUAL], aboves[VIRTUAL];                  /* lse = high + above */
     for (int64_t i = 0, first = 0, rows = 0; i < m; i++) {
         const T *x = IN(T, 0) + i * STRIDE(0, 0);
         if (i == first + rows) {
             first = i, rows = m - i < most ? m - i : most;
-            r = lse_of(&(sheet){ x, n, rows, STRIDE(0, 0), STRIDE(0, 1) });
+            const sheet s = { x, n, rows, STRIDE(0, 0), STRIDE(0, 1) };
+            fold_lines(MAX, &s, NULL, highs);
+            fold_lines(EXPONENTIALS, &s, highs, aboves);
+            log_lines(aboves, rows);
         }
-        const T high = r.high.of[i - first], above = r.above.of[i - first];
+        const T high = highs[i - first], above = aboves[i - first];
         const int64_t label = labels[i * STRIDE(1, 0)];
         lse[i * STRIDE(5, 0)] = high + above;
         losses[i * STRIDE(4, 0)] = 0;
