@@ -109,42 +109,80 @@ INLINE void fold_rows(enum fold op, const T *x, int64_t line, int64_t n, int64_t
     }
 }
 
-/* to = the join of itself, or at first of the start, and the terms of `rows` rows of x. */
-INLINE void join_rows(enum fold op, int first, T *to, int64_t pitch, const T *x, int64_t stride,
-                      int64_t rows, int64_t width, const T *centre)
+/* Columns side by side, to the same bits: a number is a row here, and `width` of them, at most SLOTS vectors, are
+   lanes. They come in the order in which their folds need no more than the sums that wait for their other half:
+   0, 32, 16, 48, 8, ... `whole`: width is all of VIRTUAL. */
+INLINE void fold_columns_of(int whole, enum fold op, const T *x, int64_t stride, int64_t n, int64_t width,
+                            const T *centre, double *folded)
 {
-    for (int64_t i = 0; i < rows; i++, to += pitch, x += stride) {
-        int64_t j = 0;
-        for (; j + LANES <= width; j += LANES) {
-            const vec old = first ? vset(fold_start(op)) : vload(to + j);
-            vstore(to + j, fold_join(op, old, fold_term(op, vload(x + j), fold_centred(op) ? vload(centre + j) : old)));
+    const enum fold plain = fold_centred(op) ? SUM : op;
+    vec acc[SLOTS], waiting[8][SLOTS];
+    int64_t lanes = VIRTUAL;
+    while (lanes / 2 >= n && lanes > 1) lanes /= 2;
+    for (int64_t k = 0, lane = 0; k < lanes; k++) {
+#pragma GCC unroll 16
+        for (int s = 0; s < SLOTS; s++) acc[s] = vset(fold_start(op));
+        for (int64_t i = lane; i < n; i += VIRTUAL) {
+            const T *row = x + i * stride;
+#pragma GCC unroll 16
+            for (int s = 0; s < SLOTS; s++) {
+                const int64_t left = whole ? LANES : width - s * LANES;
+                if (left <= 0) break;
+                const vec term = left >= LANES ? vload(row + s * LANES) : vload_part(row + s * LANES, left);
+                const vec at = fold_centred(op) ? vload(centre + s * LANES) : term;
+                acc[s] = fold_join(op, acc[s], fold_term(op, term, at));
+            }
         }
-        if (j == width) continue;
-        const vec old = first ? vset(fold_start(op)) : vload_part(to + j, width - j);
-        const vec at = fold_centred(op) ? vload(centre + j) : old;
-        vstore_part(to + j, fold_join(op, old, fold_term(op, vload_part(x + j, width - j), at)), width - j);
+        int level = 0;
+        for (; k >> level & 1; level++)
+#pragma GCC unroll 16
+            for (int s = 0; s < SLOTS; s++) {
+                if (!whole && s * LANES >= width) break;
+                acc[s] = fold_join(plain, waiting[level][s], acc[s]);
+            }
+#pragma GCC unroll 16
+        for (int s = 0; s < SLOTS; s++) {
+            if (!whole && s * LANES >= width) break;
+            waiting[level][s] = acc[s];
+        }
+        for (int64_t bit = lanes / 2; bit && ((lane ^= bit) & bit) == 0; ) bit /= 2;       /* 1 more, bits reversed */
     }
+    T row[VIRTUAL];
+    for (int s = 0; s < SLOTS; s++) vstore(row + s * LANES, acc[s]);
+    for (int64_t j = 0; j < width; j++) folded[j] = row[j];
 }
 
-/* Columns side by side, to the same bits: rows stand in for lanes, as many as can be more than half of n. */
-INLINE void fold_columns(enum fold op, const T *x, int64_t stride, int64_t n, int64_t width, const T *centre,
-                         double *folded)
+/* to = the join of itself, or at first of the start, and n numbers. */
+INLINE void join_run(enum fold op, int first, T *to, const T *x, int64_t n)
+{
+    const vec start = vset(fold_start(op));
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES) vstore(to + j, fold_join(op, first ? start : vload(to + j), vload(x + j)));
+    if (j == n) return;
+    const vec old = first ? start : vload_part(to + j, n - j);
+    vstore_part(to + j, fold_join(op, old, vload_part(x + j, n - j)), n - j);
+}
+
+/* Few columns without a gap between rows: as many rows as there are lanes, or more than half of n, are one run of
+   numbers. */
+INLINE void fold_run(enum fold op, const T *x, int64_t n, int64_t width, double *folded)
 {
     T acc[VIRTUAL * VIRTUAL];
-    const enum fold plain = fold_centred(op) ? SUM : op;
-    const int flat = stride == width && plain == op;        /* rows follow each other: they count as one */
-    const int64_t pitch = flat ? width : (width + LANES - 1) / LANES * LANES;
     int64_t lanes = VIRTUAL;
     while (lanes >= n && lanes > 1) lanes /= 2;
-    for (int64_t first = 0; first < n; first += lanes) {
-        const int64_t left = n - first < lanes ? n - first : lanes, rows = flat ? 1 : left;
-        const int64_t length = flat ? left * width : width;
-        if (first == 0) join_rows(op, 1, acc, pitch, x, stride, rows, length, centre);
-        else join_rows(op, 0, acc, pitch, x + first * stride, stride, rows, length, centre);
-    }
-    for (int64_t half = lanes / 2; half; half /= 2)
-        join_rows(plain, 0, acc, 0, acc + half * pitch, 0, 1, half * pitch, NULL);
+    join_run(op, 1, acc, x, (n < lanes ? n : lanes) * width);
+    for (int64_t i = lanes; i < n; i += lanes)
+        join_run(op, 0, acc, x + i * width, (n - i < lanes ? n - i : lanes) * width);
+    for (int64_t half = lanes / 2; half; half /= 2) join_run(op, 0, acc, acc + half * width, half * width);
     for (int64_t j = 0; j < width; j++) folded[j] = n ? acc[j] : fold_start(op);
+}
+
+INLINE void fold_columns(enum fold op, const T *x, int64_t stride, int64_t n, int64_t width,
+                         const T *centre, double *folded)
+{
+    if (width == VIRTUAL) fold_columns_of(1, op, x, stride, n, width, centre, folded);
+    else if (width == stride && !fold_centred(op)) fold_run(op, x, n, width, folded);
+    else fold_columns_of(0, op, x, stride, n, width, centre, folded);
 }
 
 /* The numbers of a sheet from `first` on, n <= BLOCK of each line. Where neither neighbouring lines nor
