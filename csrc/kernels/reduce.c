@@ -6,21 +6,27 @@
    of some 70 additions. */
 enum { VIRTUAL = 256 / sizeof(T), SLOTS = VIRTUAL / LANES, BLOCK = 4096 };
 
-/* Up to VIRTUAL lines of n numbers each, elements from one line, and from one number, to the next. */
+/* Up to VIRTUAL lines of n numbers each, elements from one line, and from one number, to the next; and for
+   products, as many others. */
 typedef struct {
     const T *x;
     int64_t  n, lines, line, number;
+    const T *z;
+    int64_t  z_line, z_number;
 } sheet;
 
-/* What is folded: numbers, their distances from a centre, the squares or the exponentials of these. */
-enum fold { SUM, MAX, MIN, DISTANCES, SQUARES, EXPONENTIALS };
+/* What is folded: numbers, their products with others, their distances from a centre, the squares or the
+   exponentials of these. */
+enum fold { SUM, MAX, MIN, PRODUCTS, DISTANCES, SQUARES, EXPONENTIALS };
 
 INLINE T fold_start(enum fold op) { return op == MAX ? -INFINITY : op == MIN ? INFINITY : 0; }
 INLINE int fold_centred(enum fold op) { return op == DISTANCES || op == SQUARES || op == EXPONENTIALS; }
 
-INLINE vec fold_term(enum fold op, vec x, vec centre)
+/* `other` is the centre, or of a product the other factor. */
+INLINE vec fold_term(enum fold op, vec x, vec other)
 {
-    if (fold_centred(op)) x -= centre;
+    if (fold_centred(op)) x -= other;
+    if (op == PRODUCTS) x *= other;
     if (op == SQUARES) x *= x;
     if (op == EXPONENTIALS) x = vexp(x);
     return x;
@@ -42,16 +48,16 @@ INLINE vec fold_numbers(enum fold op, vec x, vec y)
 }
 
 /* The terms of a vector, as far as there are numbers. */
-INLINE vec fold_first(enum fold op, const T *x, int64_t n, vec centre)
+INLINE vec fold_first(enum fold op, const T *x, const T *z, int64_t n, vec centre)
 {
-    if (n >= LANES) return fold_term(op, vload(x), centre);
-    const vec term = fold_term(op, vload_part(x, n), centre);
-    return op == SUM ? term : vsel(vlane() < viset((TI)n), term, vset(fold_start(op)));
+    if (n >= LANES) return fold_term(op, vload(x), op == PRODUCTS ? vload(z) : centre);
+    const vec term = fold_term(op, vload_part(x, n), op == PRODUCTS ? vload_part(z, n) : centre);
+    return op == SUM || op == PRODUCTS ? term : vsel(vlane() < viset((TI)n), term, vset(fold_start(op)));
 }
 
 /* A block of a contiguous row that has no numbers beyond `slots` vectors, or all SLOTS; folded as far as there
    are vectors of lanes. A fold with lanes that no number went to would change nothing, and is left out. */
-INLINE vec fold_slots_of(int slots, enum fold op, const T *x, int64_t n, vec centre)
+INLINE vec fold_slots_of(int slots, enum fold op, const T *x, const T *z, int64_t n, vec centre)
 {
     vint nan = {0};
     vec acc[SLOTS];
@@ -60,7 +66,7 @@ INLINE vec fold_slots_of(int slots, enum fold op, const T *x, int64_t n, vec cen
     int64_t i = 0;
     for (; slots == SLOTS && i + VIRTUAL <= n; i += VIRTUAL)
         for (int s = 0; s < SLOTS; s++) {
-            const vec term = fold_term(op, vload(x + i + s * LANES), centre);
+            const vec term = fold_first(op, x + i + s * LANES, z + i + s * LANES, LANES, centre);
             if (op == MAX || op == MIN) nan |= term != term;
             acc[s] = fold_numbers(op, acc[s], term);
         }
@@ -68,7 +74,7 @@ INLINE vec fold_slots_of(int slots, enum fold op, const T *x, int64_t n, vec cen
     for (int s = 0; s < slots; s++) {
         const int64_t left = n - i - s * LANES;
         if (left <= 0) break;
-        const vec term = fold_first(op, x + i + s * LANES, left, centre);
+        const vec term = fold_first(op, x + i + s * LANES, z + i + s * LANES, left, centre);
         if (op == MAX || op == MIN) nan |= term != term;
         acc[s] = fold_numbers(op, acc[s], term);
     }
@@ -81,23 +87,24 @@ INLINE vec fold_slots_of(int slots, enum fold op, const T *x, int64_t n, vec cen
     return op == MAX || op == MIN ? vsel(nan, vset(NAN), acc[0]) : acc[0];
 }
 
-INLINE vec fold_slots(enum fold op, const T *x, int64_t n, vec centre)
+INLINE vec fold_slots(enum fold op, const T *x, const T *z, int64_t n, vec centre)
 {
-    if (n <= 2 * LANES) return fold_slots_of(2, op, x, n, centre);
-    if (n <= 4 * LANES) return fold_slots_of(4, op, x, n, centre);
-    return fold_slots_of(SLOTS, op, x, n, centre);
+    if (n <= 2 * LANES) return fold_slots_of(2, op, x, z, n, centre);
+    if (n <= 4 * LANES) return fold_slots_of(4, op, x, z, n, centre);
+    return fold_slots_of(SLOTS, op, x, z, n, centre);
 }
 
 /* LANES rows at a time: then lanes are folded for all of them by the same instructions. */
-INLINE void fold_rows(enum fold op, const T *x, int64_t line, int64_t n, int64_t lines, const T *centre,
-                      double *folded)
+INLINE void fold_rows(enum fold op, const T *x, int64_t line, const T *z, int64_t z_line, int64_t n,
+                      int64_t lines, const T *centre, double *folded)
 {
     for (int64_t j = 0; j < lines; j += LANES) {
         const int64_t count = lines - j < LANES ? lines - j : LANES;
         vec row[LANES];
 #pragma GCC unroll 16
         for (int k = 0; k < LANES; k++) row[k] = vset(0);
-        for (int64_t k = 0; k < count; k++) row[k] = fold_slots(op, x + (j + k) * line, n, vset(centre[j + k]));
+        for (int64_t k = j; k < j + count; k++)
+            row[k - j] = fold_slots(op, x + k * line, z + k * z_line, n, vset(centre[k]));
 #pragma GCC unroll 4
         for (int half = LANES / 2; half; half /= 2)
 #pragma GCC unroll 16
@@ -112,10 +119,10 @@ INLINE void fold_rows(enum fold op, const T *x, int64_t line, int64_t n, int64_t
 /* Columns side by side, to the same bits: a number is a row here, and `width` of them, at most SLOTS vectors, are
    lanes. They come in the order in which their folds need no more than the sums that wait for their other half:
    0, 32, 16, 48, 8, ... `whole`: width is all of VIRTUAL. */
-INLINE void fold_columns_of(int whole, enum fold op, const T *x, int64_t stride, int64_t n, int64_t width,
-                            const T *centre, double *folded)
+INLINE void fold_columns_of(int whole, enum fold op, const T *x, int64_t stride, const T *z, int64_t z_stride,
+                            int64_t n, int64_t width, const T *centre, double *folded)
 {
-    const enum fold plain = fold_centred(op) ? SUM : op;
+    const enum fold plain = op == MAX || op == MIN ? op : SUM;
     vec acc[SLOTS], waiting[8][SLOTS];
     int64_t lanes = VIRTUAL;
     while (lanes / 2 >= n && lanes > 1) lanes /= 2;
@@ -123,14 +130,15 @@ INLINE void fold_columns_of(int whole, enum fold op, const T *x, int64_t stride,
 #pragma GCC unroll 16
         for (int s = 0; s < SLOTS; s++) acc[s] = vset(fold_start(op));
         for (int64_t i = lane; i < n; i += VIRTUAL) {
-            const T *row = x + i * stride;
+            const T *row = x + i * stride, *other = op == PRODUCTS ? z + i * z_stride : centre;
 #pragma GCC unroll 16
             for (int s = 0; s < SLOTS; s++) {
                 const int64_t left = whole ? LANES : width - s * LANES;
                 if (left <= 0) break;
-                const vec term = left >= LANES ? vload(row + s * LANES) : vload_part(row + s * LANES, left);
-                const vec at = fold_centred(op) ? vload(centre + s * LANES) : term;
-                acc[s] = fold_join(op, acc[s], fold_term(op, term, at));
+                vec number = {0}, with = {0};
+                if (left >= LANES) number = vload(row + s * LANES), with = vload(other + s * LANES);
+                else number = vload_part(row + s * LANES, left), with = vload_part(other + s * LANES, left);
+                acc[s] = fold_join(op, acc[s], fold_term(op, number, with));
             }
         }
         int level = 0;
@@ -177,32 +185,28 @@ INLINE void fold_run(enum fold op, const T *x, int64_t n, int64_t width, double 
     for (int64_t j = 0; j < width; j++) folded[j] = n ? acc[j] : fold_start(op);
 }
 
-INLINE void fold_columns(enum fold op, const T *x, int64_t stride, int64_t n, int64_t width,
-                         const T *centre, double *folded)
-{
-    if (width == VIRTUAL) fold_columns_of(1, op, x, stride, n, width, centre, folded);
-    else if (width == stride && !fold_centred(op)) fold_run(op, x, n, width, folded);
-    else fold_columns_of(0, op, x, stride, n, width, centre, folded);
-}
+static void fold_block(enum fold op, const sheet *s, int64_t first, int64_t n, const T *centre, double *folded);
 
 /* The numbers of a sheet from `first` on, n <= BLOCK of each line. Where neither neighbouring lines nor
    neighbouring numbers are contiguous, a line is gathered. */
 INLINE void fold_part(enum fold op, const sheet *s, int64_t first, int64_t n, const T *centre, double *folded)
 {
-    const T *x = s->x + first * s->number;
-    if (s->number != 1 && s->line == 1 && s->lines > 1) {
-        fold_columns(op, x, s->number, n, s->lines, centre, folded);
-        return;
-    }
-    const int64_t lines = s->number == 1 ? s->lines : 1;
-    for (int64_t j = 0; j < s->lines; j += lines) {
-        T row[BLOCK];
-        const T *from = x + j * s->line;
-        if (s->number != 1) {
-            for (int64_t i = 0; i < n; i++) row[i] = from[i * s->number];
-            from = row;
+    const T *x = s->x + first * s->number, *z = op == PRODUCTS ? s->z + first * s->z_number : x;
+    if (s->number == 1) {
+        fold_rows(op, x, s->line, z, s->z_line, n, s->lines, centre, folded);
+    } else if (s->line == 1 && s->lines == VIRTUAL) {
+        fold_columns_of(1, op, x, s->number, z, s->z_number, n, VIRTUAL, centre, folded);
+    } else if (s->line == 1 && s->lines > 1) {
+        const int run = s->number == s->lines && (op == SUM || op == MAX || op == MIN);
+        if (run) fold_run(op, x, n, s->lines, folded);
+        else fold_columns_of(0, op, x, s->number, z, s->z_number, n, s->lines, centre, folded);
+    } else {
+        for (int64_t j = 0; j < s->lines; j++) {
+            T row[BLOCK];
+            for (int64_t i = 0; i < n; i++) row[i] = x[j * s->line + i * s->number];
+            for (int64_t i = 0; op == PRODUCTS && i < n; i++) row[i] *= z[j * s->z_line + i * s->z_number];
+            fold_block(op == PRODUCTS ? SUM : op, &(sheet){ .x = row, .n = n, .lines = 1, .number = 1 }, 0, n, centre + j, folded + j);
         }
-        fold_rows(op, from, s->line, n, lines, centre + j, folded + j);
     }
 }
 
@@ -212,6 +216,7 @@ static void fold_block(enum fold op, const sheet *s, int64_t first, int64_t n, c
     case SUM: fold_part(SUM, s, first, n, centre, folded); break;
     case MAX: fold_part(MAX, s, first, n, centre, folded); break;
     case MIN: fold_part(MIN, s, first, n, centre, folded); break;
+    case PRODUCTS: fold_part(PRODUCTS, s, first, n, centre, folded); break;
     case DISTANCES: fold_part(DISTANCES, s, first, n, centre, folded); break;
     case SQUARES: fold_part(SQUARES, s, first, n, centre, folded); break;
     case EXPONENTIALS: fold_part(EXPONENTIALS, s, first, n, centre, folded); break;
@@ -242,7 +247,7 @@ static void fold(enum fold op, const sheet *s, const T *centre, double *total)
 INLINE double row_sum(const T *x, int64_t n)
 {
     double total;
-    fold(SUM, &(sheet){ x, n, 1, 0, 1 }, NULL, &total);
+    fold(SUM, &(sheet){ .x = x, .n = n, .lines = 1, .number = 1 }, NULL, &total);
     return total;
 }
 
@@ -266,7 +271,8 @@ INLINE reduction middle(const pn_call *c)
 /* As many neighbours along b as are reduced at once. */
 INLINE sheet lines_at(const reduction *r, int64_t i, int64_t j)
 {
-    return (sheet){ r->x + i * r->xa + j * r->xb, r->n, r->b - j < VIRTUAL ? r->b - j : VIRTUAL, r->xb, r->xn };
+    return (sheet){ .x = r->x + i * r->xa + j * r->xb, .n = r->n, .number = r->xn,
+                    .lines = r->b - j < VIRTUAL ? r->b - j : VIRTUAL, .line = r->xb };
 }
 
 /* The fold, divided by `divisor`. */

@@ -60,7 +60,6 @@ INLINE void each_number(per_number f, int inputs, const sheets *s, const T *p, c
 EACH(number_exp,      vexp(x - p))
 EACH(number_share,    y / p)
 EACH(number_shifted,  (x - p) - q)
-EACH(number_product,  x * x1)
 EACH(number_centred,  (x - p) * x1)
 EACH(number_residual, x - vexp(x1) * p)
 
@@ -86,8 +85,9 @@ static void log_softmax_lines(const sheets *s)
 static void softmax_grad_lines(const sheets *s)
 {
     T sum[VIRTUAL];
-    each_number(number_product, 2, s, NULL, NULL);
-    fold_lines(SUM, &s->out, NULL, sum);
+    sheet products = s->x[0];
+    products.z = s->x[1].x, products.z_line = s->x[1].line, products.z_number = s->x[1].number;
+    fold_lines(PRODUCTS, &products, NULL, sum);
     each_number(number_centred, 2, s, sum, NULL);
 }
 
@@ -136,7 +136,8 @@ static int along_middle(const pn_call *c, int inputs, void (*f)(const sheets *))
             for (int slot = 0; slot <= inputs; slot++) {
                 sheet *to = slot < inputs ? s.x + slot : &s.out;
                 at[slot] = OUT(T, slot) + i * STRIDE(slot, outer) + j * STRIDE(slot, inner);
-                *to = (sheet){ at[slot], n, lines, STRIDE(slot, inner), across ? STRIDE(slot, 1) : 1 };
+                *to = (sheet){ .x = at[slot], .n = n, .lines = lines, .line = STRIDE(slot, inner),
+                               .number = across ? STRIDE(slot, 1) : 1 };
                 if (!copied) continue;
                 if (slot < inputs) copy_strided(copy + slot * n, 1, at[slot], STRIDE(slot, 1), n);
                 to->x = copy + slot * n;
@@ -189,7 +190,7 @@ DEFINE(cross_entropy)
         const T *x = IN(T, 0) + i * STRIDE(0, 0);
         if (i == first + rows) {
             first = i, rows = m - i < most ? m - i : most;
-            const sheet s = { x, n, rows, STRIDE(0, 0), STRIDE(0, 1) };
+            const sheet s = { .x = x, .n = n, .lines = rows, .line = STRIDE(0, 0), .number = STRIDE(0, 1) };
             fold_lines(MAX, &s, NULL, highs);
             fold_lines(EXPONENTIALS, &s, highs, aboves);
             log_lines(aboves, rows);
