@@ -203,9 +203,10 @@ INLINE void fold_part(enum fold op, const sheet *s, int64_t first, int64_t n, co
     } else {
         for (int64_t j = 0; j < s->lines; j++) {
             T row[BLOCK];
+            const sheet gathered = { .x = row, .n = n, .lines = 1, .number = 1 };
             for (int64_t i = 0; i < n; i++) row[i] = x[j * s->line + i * s->number];
             for (int64_t i = 0; op == PRODUCTS && i < n; i++) row[i] *= z[j * s->z_line + i * s->z_number];
-            fold_block(op == PRODUCTS ? SUM : op, &(sheet){ .x = row, .n = n, .lines = 1, .number = 1 }, 0, n, centre + j, folded + j);
+            fold_block(op == PRODUCTS ? SUM : op, &gathered, 0, n, centre + j, folded + j);
         }
     }
 }

@@ -8,7 +8,10 @@ typedef struct {
     int64_t        step;
 } rows;
 
-INLINE rows rows_of(const pn_call *c, int slot) { return (rows){ OUT(T, slot), STRIDE(slot, 0), STRIDE(slot, 1), NULL, 0 }; }
+INLINE rows rows_of(const pn_call *c, int slot)
+{
+    return (rows){ OUT(T, slot), STRIDE(slot, 0), STRIDE(slot, 1), NULL, 0 };
+}
 
 INLINE rows rows_by(const pn_call *c, int slot, int index_slot)
 {
