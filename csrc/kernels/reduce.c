@@ -3,7 +3,7 @@
    n alone fixes the order in which n numbers are summed, so that neither ISA, strides, nor the other axes
    change a bit: number i goes to lane i mod VIRTUAL, lanes are folded in halves (lane l and l + VIRTUAL/2,
    and so on) after every BLOCK numbers, and blocks are added to a double. The error of a float32 sum is that
-   of some 70 additions. */
+   of some 70 additions. Lanes start at 0, so none is ever -0, and one that no number goes to changes nothing. */
 enum { VIRTUAL = 256 / sizeof(T), SLOTS = VIRTUAL / LANES, BLOCK = 4096 };
 
 /* Up to VIRTUAL lines of n numbers each, elements from one line, and from one number, to the next; and for
@@ -55,8 +55,8 @@ INLINE vec fold_first(enum fold op, const T *x, const T *z, int64_t n, vec centr
     return op == SUM || op == PRODUCTS ? term : vsel(vlane() < viset((TI)n), term, vset(fold_start(op)));
 }
 
-/* A block of a contiguous row that has no numbers beyond `slots` vectors, or all SLOTS; folded as far as there
-   are vectors of lanes. A fold with lanes that no number went to would change nothing, and is left out. */
+/* A block of a contiguous row, of no more numbers than `slots` vectors hold unless these are all SLOTS; folded
+   until one vector of lanes is left. */
 INLINE vec fold_slots_of(int slots, enum fold op, const T *x, const T *z, int64_t n, vec centre)
 {
     vint nan = {0};
@@ -116,9 +116,9 @@ INLINE void fold_rows(enum fold op, const T *x, int64_t line, const T *z, int64_
     }
 }
 
-/* Columns side by side, to the same bits: a number is a row here, and `width` of them, at most SLOTS vectors, are
-   lanes. They come in the order in which their folds need no more than the sums that wait for their other half:
-   0, 32, 16, 48, 8, ... `whole`: width is all of VIRTUAL. */
+/* `width` neighbouring columns, a vector of LANES in each slot; to the same bits as rows. The lanes of the
+   definition come one after the other, in the order 0, 32, 16, 48, 8, ...: each fold follows its operands, and one
+   sum for each level of folds has to wait. `whole`: width is VIRTUAL. */
 INLINE void fold_columns_of(int whole, enum fold op, const T *x, int64_t stride, const T *z, int64_t z_stride,
                             int64_t n, int64_t width, const T *centre, double *folded)
 {
@@ -171,8 +171,7 @@ INLINE void join_run(enum fold op, int first, T *to, const T *x, int64_t n)
     vstore_part(to + j, fold_join(op, old, vload_part(x + j, n - j)), n - j);
 }
 
-/* Few columns without a gap between rows: as many rows as there are lanes, or more than half of n, are one run of
-   numbers. */
+/* Fewer columns, without a gap between rows: then as many rows as there are lanes are one run of numbers. */
 INLINE void fold_run(enum fold op, const T *x, int64_t n, int64_t width, double *folded)
 {
     T acc[VIRTUAL * VIRTUAL];
