@@ -53,25 +53,37 @@ typedef union {
 static void philox(const uint32_t key[2], uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
                    int64_t count, random_words *random)
 {
+    enum { CHAINS = 2 };                     /* rounds wait for products: two at a time fill the gaps */
     words lane, zero = {0};
     for (int l = 0; l < AT_A_TIME; l++) lane[l] = (uint64_t)l;
-    for (int64_t t = 0; 4 * t < count; t += AT_A_TIME) {
-        words x0 = lane + (c0 + (uint64_t)t), x1 = zero + c1, x2 = zero + c2, x3 = zero + c3;
-        uint32_t k0 = key[0], k1 = key[1];
+    words k0[10], k1[10];
+    for (uint32_t round = 0; round < 10; round++) {
+        k0[round] = zero + (key[0] + round * 0x9E3779B9u);
+        k1[round] = zero + (key[1] + round * 0xBB67AE85u);
+    }
+    for (int64_t t = 0; 4 * t < count; t += CHAINS * AT_A_TIME) {
+        words x0[CHAINS], x1[CHAINS], x2[CHAINS], x3[CHAINS];
+        for (int i = 0; i < CHAINS; i++) {
+            x0[i] = lane + (c0 + (uint64_t)(t + i * AT_A_TIME));
+            x1[i] = zero + c1, x2[i] = zero + c2, x3[i] = zero + c3;
+        }
 #pragma GCC unroll 10
         for (int round = 0; round < 10; round++) {
-            words p0 = word_product(x0, 0xD2511F53u), p1 = word_product(x2, 0xCD9E8D57u);
-            x0 = (p1 >> 32) ^ x1 ^ k0;
-            x1 = p1;
-            x2 = (p0 >> 32) ^ x3 ^ k1;
-            x3 = p0;
-            k0 += 0x9E3779B9u;
-            k1 += 0xBB67AE85u;
+#pragma GCC unroll 2
+            for (int i = 0; i < CHAINS; i++) {
+                words p0 = word_product(x0[i], 0xD2511F53u), p1 = word_product(x2[i], 0xCD9E8D57u);
+                x0[i] = (p1 >> 32) ^ x1[i] ^ k0[round];
+                x1[i] = p1;
+                x2[i] = (p0 >> 32) ^ x3[i] ^ k1[round];
+                x3[i] = p0;
+            }
         }
-        words low = (x0 & 0xFFFFFFFFu) | x1 << 32, high = (x2 & 0xFFFFFFFFu) | x3 << 32;
-        for (int l = 0; l < AT_A_TIME; l++) {
-            random->pair[2 * (t + l)] = low[l];
-            random->pair[2 * (t + l) + 1] = high[l];
+        for (int i = 0; i < CHAINS; i++) {
+            words low = (x0[i] & 0xFFFFFFFFu) | x1[i] << 32, high = (x2[i] & 0xFFFFFFFFu) | x3[i] << 32;
+            for (int l = 0; l < AT_A_TIME; l++) {
+                random->pair[2 * (t + i * AT_A_TIME + l)] = low[l];
+                random->pair[2 * (t + i * AT_A_TIME + l) + 1] = high[l];
+            }
         }
     }
 }

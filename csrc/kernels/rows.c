@@ -1,53 +1,121 @@
-/* Rows of a table by number. Indices may repeat: rows are taken in the order of m. */
+/* Rows of a table by number, and numbers of a line. Indices may repeat: they are taken in order. */
+
+/* The rows of a matrix: in order, or by number where there is an index. */
+typedef struct {
+    T             *data;
+    int64_t        row, number;
+    const int64_t *index;
+    int64_t        step;
+} rows;
+
+INLINE rows rows_of(const pn_call *c, int slot)
+{
+    return (rows){ OUT(T, slot), STRIDE(slot, 0), STRIDE(slot, 1), NULL, 0 };
+}
+
+INLINE rows rows_by(const pn_call *c, int slot, int index_slot)
+{
+    return (rows){ OUT(T, slot), STRIDE(slot, 0), STRIDE(slot, 1), IN(int64_t, index_slot), STRIDE(index_slot, 0) };
+}
+
+INLINE T *row_at(const rows *r, int64_t i) { return r->data + (r->index ? r->index[i * r->step] : i) * r->row; }
+
+typedef void (*per_row)(T *y, int64_t ys, const T *x, int64_t xs, int64_t n);
 
 INLINE void copy_row(T *y, int64_t ys, const T *x, int64_t xs, int64_t n)
 {
     if (ys != 1 || xs != 1) {
         for (int64_t j = 0; j < n; j++) y[j * ys] = x[j * xs];
-        return;
+    } else if (n <= 4) {
+        memcpy(y, x, (size_t)n * sizeof(T));
+    } else if (n >= LANES) {
+        for (int64_t j = 0; j < n - LANES; j += LANES) vstore(y + j, vload(x + j));
+        vstore(y + n - LANES, vload(x + n - LANES));        /* may overlap the one before */
+    } else {
+        vstore_part(y, vload_part(x, n), n);
     }
-    int64_t j = 0;
-    for (; j + LANES <= n; j += LANES) vstore(y + j, vload(x + j));
-    vstore_part(y + j, vload_part(x + j, n - j), n - j);
 }
 
 INLINE void add_row(T *y, int64_t ys, const T *x, int64_t xs, int64_t n)
 {
-    if (ys != 1 || xs != 1) {
-        for (int64_t j = 0; j < n; j++) y[j * ys] += x[j * xs];
+    int64_t j = 0;
+    if (ys != 1 || xs != 1 || n <= 4) {
+        for (; j < n; j++) y[j * ys] += x[j * xs];
         return;
     }
-    int64_t j = 0;
     for (; j + LANES <= n; j += LANES) vstore(y + j, vload(y + j) + vload(x + j));
-    vstore_part(y + j, vload_part(y + j, n - j) + vload_part(x + j, n - j), n - j);
+    if (j < n) vstore_part(y + j, vload_part(y + j, n - j) + vload_part(x + j, n - j), n - j);
+}
+
+INLINE void each_row_of(per_row f, rows y, rows x, int64_t m, int64_t n)
+{
+    for (int64_t i = 0; i < m; i++) f(row_at(&y, i), y.number, row_at(&x, i), x.number, n);
+}
+
+/* f of m pairs of rows. Short ones have a loop of their own: a loop within would cost more than the row. */
+INLINE void each_row(per_row f, rows y, rows x, int64_t m, int64_t n)
+{
+    if (y.number != 1 || x.number != 1) {
+        each_row_of(f, y, x, m, n);
+        return;
+    }
+    y.number = x.number = 1;
+    switch (n) {
+    case 1: each_row_of(f, y, x, m, 1); break;
+    case 2: each_row_of(f, y, x, m, 2); break;
+    case 3: each_row_of(f, y, x, m, 3); break;
+    case 4: each_row_of(f, y, x, m, 4); break;
+    case 8: each_row_of(f, y, x, m, 8); break;
+    default: each_row_of(f, y, x, m, n);
+    }
 }
 
 DEFINE(take)
 {
-    const int64_t v = c->dim[0], n = c->dim[1], m = c->dim[2];
-    const T *table = IN(T, 0);
-    const int64_t *index = IN(int64_t, 1);
-    T *y = OUT(T, 2);
-    int error = indices_fit(c, 1, m, v, NULL);
+    int error = indices_fit(c, 1, c->dim[2], c->dim[0], NULL);
     if (error) return error;
-    for (int64_t i = 0; i < m; i++)
-        copy_row(y + i * STRIDE(2, 0), STRIDE(2, 1),
-                 table + index[i * STRIDE(1, 0)] * STRIDE(0, 0), STRIDE(0, 1), n);
+    each_row(copy_row, rows_of(c, 2), rows_by(c, 0, 1), c->dim[2], c->dim[1]);
     return PN_OK;
 }
 
-/* put and scatter_add: `join` is what a row of x does to its row of the table. */
-#define INTO_ROWS(join)                                                                         \
-    const int64_t v = c->dim[0], n = c->dim[1], m = c->dim[2];                                  \
-    T *table = OUT(T, 0);                                                                       \
-    const int64_t *index = IN(int64_t, 1);                                                      \
-    const T *x = IN(T, 2);                                                                      \
-    int error = indices_fit(c, 1, m, v, NULL);                                                  \
-    if (error) return error;                                                                    \
-    for (int64_t i = 0; i < m; i++)                                                             \
-        join(table + index[i * STRIDE(1, 0)] * STRIDE(0, 0), STRIDE(0, 1),                      \
-             x + i * STRIDE(2, 0), STRIDE(2, 1), n);                                            \
-    return PN_OK
+DEFINE(put)
+{
+    int error = indices_fit(c, 1, c->dim[2], c->dim[0], NULL);
+    if (error) return error;
+    each_row(copy_row, rows_by(c, 0, 1), rows_of(c, 2), c->dim[2], c->dim[1]);
+    return PN_OK;
+}
 
-DEFINE(put) { INTO_ROWS(copy_row); }
-DEFINE(scatter_add) { INTO_ROWS(add_row); }
+DEFINE(scatter_add)
+{
+    int error = indices_fit(c, 1, c->dim[2], c->dim[0], NULL);
+    if (error) return error;
+    each_row(add_row, rows_by(c, 0, 1), rows_of(c, 2), c->dim[2], c->dim[1]);
+    return PN_OK;
+}
+
+/* gather and gather_add. The longer of the axes b and c is the inner loop; x stands still along c. */
+INLINE int indexed(const pn_call *c, int add)
+{
+    const int inner = c->dim[2] > c->dim[3] ? 2 : 1, outer = 3 - inner;       /* axes of index and y */
+    const int64_t a = c->dim[0], n = c->dim[1], b = c->dim[2], others = inner == 2 ? c->dim[3] : b;
+    const int64_t count = inner == 2 ? b : c->dim[3], xs = STRIDE(0, 1), is = STRIDE(1, inner), ys = STRIDE(2, inner);
+    const int64_t x_inner = inner == 2 ? STRIDE(0, 2) : 0, x_outer = STRIDE(0, 2) - x_inner;
+    for (int64_t i = 0; i < a; i++)
+        for (int64_t j = 0; j < others; j++)
+            if (!indices_inside(IN(int64_t, 1) + i * STRIDE(1, 0) + j * STRIDE(1, outer), is, count, n))
+                return PN_INDEX | 1 << 8;
+    for (int64_t i = 0; i < a; i++)
+        for (int64_t j = 0; j < others; j++) {
+            const int64_t *index = IN(int64_t, 1) + i * STRIDE(1, 0) + j * STRIDE(1, outer);
+            T *x = OUT(T, 0) + i * STRIDE(0, 0) + j * x_outer, *y = OUT(T, 2) + i * STRIDE(2, 0) + j * STRIDE(2, outer);
+            for (int64_t k = 0; k < count; k++, x += x_inner) {
+                if (add) x[index[k * is] * xs] += y[k * ys];
+                else y[k * ys] = x[index[k * is] * xs];
+            }
+        }
+    return PN_OK;
+}
+
+DEFINE(gather) { return indexed(c, 0); }
+DEFINE(gather_add) { return indexed(c, 1); }

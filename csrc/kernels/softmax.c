@@ -1,146 +1,151 @@
 /* The softmax family: exponentials shifted by the row's maximum, so that finite numbers never overflow. A row
    that is all -inf, or has a +inf, is NaN. */
 
-/* Lines of n numbers to work on. One, contiguous along n; or, where `across`, up to VIRTUAL of them side by
-   side, each contiguous with its neighbours and its own numbers a stride apart. */
+/* Lines to work on: of one or two inputs, and of the output. Either each is contiguous, or where `across` each
+   lies beside its neighbours. */
 typedef struct {
-    int      across;
-    int64_t  n, lines;
-    const T *x[2];
-    T       *y;
-    int64_t  xs[2], ys;
-} sheet;
+    int   across;
+    sheet x[2], out;
+    T    *y;                             /* what `out` reads */
+} sheets;
 
-/* Lines of no more numbers than this are copied so that they lie side by side: a vector then is one number of
-   each of LANES lines, and nothing is folded within vectors. */
-enum { SHORT = 32 };
-
-/* One number for each line. Whole vectors are read, hence all are given a value. */
-typedef struct { T of[VIRTUAL]; } per_line;
-static const per_line none = { {0} };
-
-INLINE per_line fold_lines(enum fold op, const sheet *s, const T *x, int64_t stride, per_line centre)
+/* A number for each line. Whole vectors of them are read, hence the zeros beyond. */
+INLINE void fold_lines(enum fold op, const sheet *s, const T *centre, T *folded)
 {
     double total[VIRTUAL];
-    if (s->across) fold_columns(op, x, stride, s->n, s->lines, centre.of, total);
-    else total[0] = fold_row(op, x, 1, s->n, centre.of[0]);
-    for (int64_t j = 0; j < (s->across ? s->lines : 1); j++) centre.of[j] = (T)total[j];
-    return centre;
+    fold(op, s, centre, total);
+    for (int64_t j = 0; j < s->lines; j++) folded[j] = (T)total[j];
+    for (int64_t j = s->lines; j % LANES; j++) folded[j] = 0;
 }
 
-/* y = f of one or two inputs, y as it was, and two numbers of their line. */
+INLINE void log_lines(T *x, int64_t lines)
+{
+    for (int64_t j = 0; j < lines; j += LANES) vstore(x + j, vlog(vload(x + j)));
+}
+
+/* y = f of one or two inputs, y as it was, and up to two numbers of their line. */
 typedef vec (*per_number)(vec x, vec x1, vec y, vec p, vec q);
 
-INLINE void each_number(per_number f, int inputs, const sheet *s, per_line p, per_line q)
+INLINE void each_number_of(int across, per_number f, int inputs, const sheets *s, const T *p, const T *q)
 {
-    const int64_t rows = s->across ? s->n : 1, width = s->across ? s->lines : s->n;
+    const int64_t rows = across ? s->out.n : s->out.lines, width = across ? s->out.lines : s->out.n;
+    const sheet *x = s->x, *z = inputs > 1 ? s->x + 1 : x;
+    vec vp = {0}, vq = {0};
     for (int64_t i = 0; i < rows; i++) {
-        const T *x = s->x[0] + i * s->xs[0], *x1 = inputs > 1 ? s->x[1] + i * s->xs[1] : x;
-        T *y = s->y + i * s->ys;
-        for (int64_t j = 0; j < width; j += LANES) {
-            const int64_t k = width - j;
-            vec vp = s->across ? vload(p.of + j) : vset(p.of[0]);
-            vec vq = s->across ? vload(q.of + j) : vset(q.of[0]);
-            if (k >= LANES) {
-                vstore(y + j, f(vload(x + j), vload(x1 + j), vload(y + j), vp, vq));
-            } else {
-                vec old = vload_part(y + j, k);
-                vstore_part(y + j, f(vload_part(x + j, k), vload_part(x1 + j, k), old, vp, vq), k);
-            }
+        const T *xi = x->x + i * (across ? x->number : x->line), *zi = z->x + i * (across ? z->number : z->line);
+        T *y = s->y + i * (across ? s->out.number : s->out.line);
+        if (!across && p) vp = vset(p[i]);
+        if (!across && q) vq = vset(q[i]);
+        int64_t j = 0;
+        for (; j + LANES <= width; j += LANES) {
+            if (across && p) vp = vload(p + j);
+            if (across && q) vq = vload(q + j);
+            vstore(y + j, f(vload(xi + j), vload(zi + j), vload(y + j), vp, vq));
         }
+        const int64_t k = width - j;
+        if (k == 0) continue;
+        if (across && p) vp = vload(p + j);
+        if (across && q) vq = vload(q + j);
+        vstore_part(y + j, f(vload_part(xi + j, k), vload_part(zi + j, k), vload_part(y + j, k), vp, vq), k);
     }
+}
+
+INLINE void each_number(per_number f, int inputs, const sheets *s, const T *p, const T *q)
+{
+    if (s->across) each_number_of(1, f, inputs, s, p, q);
+    else each_number_of(0, f, inputs, s, p, q);
 }
 
 #define EACH(name, expression) INLINE vec name(vec x, vec x1, vec y, vec p, vec q) { return expression; }
 EACH(number_exp,      vexp(x - p))
 EACH(number_share,    y / p)
 EACH(number_shifted,  (x - p) - q)
-EACH(number_product,  x * x1)
 EACH(number_centred,  (x - p) * x1)
 EACH(number_residual, x - vexp(x1) * p)
 
-INLINE void softmax_lines(const sheet *s)
+static void softmax_lines(const sheets *s)
 {
-    per_line high = fold_lines(MAX, s, s->x[0], s->xs[0], none);
-    each_number(number_exp, 1, s, high, none);
-    per_line sum = fold_lines(SUM, s, s->y, s->ys, none);
-    each_number(number_share, 1, s, sum, none);
+    T high[VIRTUAL], sum[VIRTUAL];
+    fold_lines(MAX, s->x, NULL, high);
+    each_number(number_exp, 1, s, high, NULL);
+    fold_lines(SUM, &s->out, NULL, sum);
+    each_number(number_share, 1, s, sum, NULL);
 }
 
-INLINE per_line log_of(per_line x, int64_t lines)
+static void log_softmax_lines(const sheets *s)
 {
-    for (int64_t j = 0; j < lines; j += LANES) vstore(x.of + j, vlog(vload(x.of + j)));
-    return x;
-}
-
-INLINE void log_softmax_lines(const sheet *s)
-{
-    per_line high = fold_lines(MAX, s, s->x[0], s->xs[0], none);
-    per_line sum = fold_lines(EXPONENTIALS, s, s->x[0], s->xs[0], high);
-    each_number(number_shifted, 1, s, high, log_of(sum, s->lines));
+    T high[VIRTUAL], above[VIRTUAL];
+    fold_lines(MAX, s->x, NULL, high);
+    fold_lines(EXPONENTIALS, s->x, high, above);
+    log_lines(above, s->out.lines);
+    each_number(number_shifted, 1, s, high, above);
 }
 
 /* x[0] is dy, x[1] is the softmax or its logarithm, and y is dx. */
-INLINE void softmax_grad_lines(const sheet *s)
+static void softmax_grad_lines(const sheets *s)
 {
-    each_number(number_product, 2, s, none, none);
-    per_line sum = fold_lines(SUM, s, s->y, s->ys, none);
-    each_number(number_centred, 2, s, sum, none);
+    T sum[VIRTUAL];
+    sheet products = s->x[0];
+    products.z = s->x[1].x, products.z_line = s->x[1].line, products.z_number = s->x[1].number;
+    fold_lines(PRODUCTS, &products, NULL, sum);
+    each_number(number_centred, 2, s, sum, NULL);
 }
 
-INLINE void log_softmax_grad_lines(const sheet *s)
+static void log_softmax_grad_lines(const sheets *s)
 {
-    per_line sum = fold_lines(SUM, s, s->x[0], s->xs[0], none);
-    each_number(number_residual, 2, s, sum, none);
+    T sum[VIRTUAL];
+    fold_lines(SUM, s->x, NULL, sum);
+    each_number(number_residual, 2, s, sum, NULL);
 }
 
-/* y[i, k] = x[i, k] for `lines` lines of n numbers. */
-INLINE void copy_lines(T *y, int64_t y_line, int64_t y_number, const T *x, int64_t x_line, int64_t x_number,
-                       int64_t lines, int64_t n)
+INLINE void copy_strided(T *y, int64_t ys, const T *x, int64_t xs, int64_t n)
 {
-    for (int64_t i = 0; i < lines; i++)
-        for (int64_t k = 0; k < n; k++) y[i * y_line + k * y_number] = x[i * x_line + k * x_number];
+    for (int64_t k = 0; k < n; k++) y[k * ys] = x[k * xs];
+}
+
+/* Short rows come many at a time, yet no more than stay in the cache from one pass to the next. */
+INLINE int64_t rows_at_once(int64_t n)
+{
+    enum { CACHED = 2048 };
+    return n * VIRTUAL <= CACHED ? VIRTUAL : n > CACHED ? 1 : CACHED / n;
 }
 
 /* f along the middle axis of the inputs and the output, which is the slot after them. Where all slots are
-   contiguous along another axis, or along this one and it is not short, f works on them as they are;
-   otherwise on copies. */
-INLINE int along_middle(const pn_call *c, int inputs, void (*f)(const sheet *))
+   contiguous along this axis, or along another one, f works on them as they are; otherwise on copies, line by
+   line. */
+static int along_middle(const pn_call *c, int inputs, void (*f)(const sheets *))
 {
     const int64_t n = c->dim[1];
     if (n == 0) return PN_OK;                  /* however many lines of nothing there are */
-    int row = n > SHORT, side_a = c->dim[0] > 1, side_b = c->dim[2] > 1;
+    int row = 1, side_a = c->dim[0] > 1, side_b = c->dim[2] > 1;
     for (int slot = 0; slot <= inputs; slot++) {
-        row &= STRIDE(slot, 1) == 1;
+        row &= STRIDE(slot, 1) == 1 || n == 1;
         side_a &= STRIDE(slot, 0) == 1;
         side_b &= STRIDE(slot, 2) == 1;
     }
-    const int side = side_a || side_b, across = !row && (side || n <= SHORT);
-    const int inner = (side ? side_b : c->dim[2] > c->dim[0]) ? 2 : 0, outer = 2 - inner;
-    const int64_t number = across ? VIRTUAL : 1, size = n * number;
-    T *copy = NULL;
-    if (!row && !side && !(copy = pn_scratch((size_t)(3 * size + 1) * sizeof(T)))) return PN_NO_MEMORY;
+    const int across = !row && (side_a || side_b), copied = !row && !across;
+    const int inner = (across ? side_b : c->dim[2] > c->dim[0]) ? 2 : 0, outer = 2 - inner;
+    const int64_t most = copied ? 1 : across ? VIRTUAL : rows_at_once(n);
+    T *copy = copied ? pn_scratch((size_t)(3 * n + 1) * sizeof(T)) : NULL;
+    if (copied && !copy) return PN_NO_MEMORY;
 
     for (int64_t i = 0; i < c->dim[outer]; i++)
         for (int64_t j = 0, lines; j < c->dim[inner]; j += lines) {
-            const int64_t left = c->dim[inner] - j;
-            lines = !across ? 1 : left < VIRTUAL ? left : VIRTUAL;
-            T *y = OUT(T, inputs) + i * STRIDE(inputs, outer) + j * STRIDE(inputs, inner);
-            sheet s = { .across = across, .n = n, .lines = lines, .y = copy ? copy : y,
-                        .ys = copy ? number : STRIDE(inputs, 1) };
-            for (int slot = 0; slot < inputs; slot++) {
-                const T *x = IN(T, slot) + i * STRIDE(slot, outer) + j * STRIDE(slot, inner);
-                s.x[slot] = x;
-                s.xs[slot] = STRIDE(slot, 1);
-                if (!copy) continue;
-                T *to = copy + (slot + 1) * size;
-                copy_lines(to, 1, number, x, STRIDE(slot, inner), STRIDE(slot, 1), lines, n);
-                s.x[slot] = to;
-                s.xs[slot] = number;
+            lines = c->dim[inner] - j < most ? c->dim[inner] - j : most;
+            sheets s = { .across = across };
+            T *at[3];
+            for (int slot = 0; slot <= inputs; slot++) {
+                sheet *to = slot < inputs ? s.x + slot : &s.out;
+                at[slot] = OUT(T, slot) + i * STRIDE(slot, outer) + j * STRIDE(slot, inner);
+                *to = (sheet){ .x = at[slot], .n = n, .lines = lines, .line = STRIDE(slot, inner),
+                               .number = across ? STRIDE(slot, 1) : 1 };
+                if (!copied) continue;
+                if (slot < inputs) copy_strided(copy + slot * n, 1, at[slot], STRIDE(slot, 1), n);
+                to->x = copy + slot * n;
             }
-            if (across) f(&s);
-            else s.across = 0, s.lines = 1, f(&s);          /* a copy of f that is compiled for one line */
-            if (copy) copy_lines(y, STRIDE(inputs, inner), STRIDE(inputs, 1), copy, 1, number, lines, n);
+            s.y = copied ? copy + inputs * n : at[inputs];
+            f(&s);
+            if (copied) copy_strided(at[inputs], STRIDE(inputs, 1), s.y, 1, n);
         }
     return PN_OK;
 }
@@ -158,30 +163,8 @@ DEFINE(log_softmax_grad) { return along_middle(c, 2, log_softmax_grad_lines); }
 INLINE const T *contiguous(const T *x, int64_t stride, int64_t n, T *to)
 {
     if (stride == 1) return x;
-    copy_lines(to, 0, 1, x, 0, stride, 1, n);
+    copy_strided(to, 1, x, stride, n);
     return to;
-}
-
-/* lse = high + above for some rows: one, or where they are short as many as VIRTUAL, whose copy takes SHORT *
-   VIRTUAL. */
-typedef struct {
-    int64_t  rows;
-    per_line high, above;
-} row_lse;
-
-INLINE row_lse lse_of(const T *x, int64_t row, int64_t stride, int64_t rows, int64_t n, T *copy)
-{
-    sheet s = { .across = n <= SHORT, .n = n, .lines = 1, .xs[0] = 1 };
-    if (s.across) {
-        s.lines = rows < VIRTUAL ? rows : VIRTUAL;
-        copy_lines(copy, 1, VIRTUAL, x, row, stride, s.lines, n);
-        s.x[0] = copy, s.xs[0] = VIRTUAL;
-    } else {
-        s.x[0] = contiguous(x, stride, n, copy);
-    }
-    row_lse r = { .rows = s.lines, .high = fold_lines(MAX, &s, s.x[0], s.xs[0], none) };
-    r.above = log_of(fold_lines(EXPONENTIALS, &s, s.x[0], s.xs[0], r.high), s.lines);
-    return r;
 }
 
 /* The loss, from the sum of losses: divided by the total weight where asked. */
@@ -193,24 +176,27 @@ INLINE void finish(T *loss, T *total, double sum, double weights, int mean)
 
 DEFINE(cross_entropy)
 {
-    const int64_t m = c->dim[0], n = c->dim[1], size = n > SHORT ? n : SHORT * VIRTUAL;
+    const int64_t m = c->dim[0], n = c->dim[1], most = rows_at_once(n);
     const int64_t ignore = (int64_t)c->attr[0], *labels = IN(int64_t, 1);
     const double smoothing = c->attr[1];
     const T *weight = IN(T, 2);
-    T *losses = OUT(T, 4), *lse = OUT(T, 5);
+    T *losses = OUT(T, 4), *lse = OUT(T, 5), *terms = NULL;
     int error = indices_fit(c, 1, m, n, &ignore);
     if (error) return error;
-    T *copy = pn_scratch((size_t)(3 * size) * sizeof(T));
-    if (!copy) return PN_NO_MEMORY;
-    T *terms = copy + 2 * size;
-    const T *w = smoothing != 0 ? contiguous(weight, STRIDE(2, 0), n, copy + size) : NULL;
+    if (smoothing != 0 && !(terms = pn_scratch((size_t)n * sizeof(T)))) return PN_NO_MEMORY;
 
     double sum = 0, weights = 0;
-    row_lse r = { .rows = 0 };
-    for (int64_t i = 0, first = 0; i < m; i++) {
+    T highs[VIRTUAL], aboves[VIRTUAL];                  /* lse = high + above */
+    for (int64_t i = 0, first = 0, rows = 0; i < m; i++) {
         const T *x = IN(T, 0) + i * STRIDE(0, 0);
-        if (i == first + r.rows) r = lse_of(x, STRIDE(0, 0), STRIDE(0, 1), m - i, n, copy), first = i;
-        const T high = r.high.of[i - first], above = r.above.of[i - first];
+        if (i == first + rows) {
+            first = i, rows = m - i < most ? m - i : most;
+            const sheet s = { .x = x, .n = n, .lines = rows, .line = STRIDE(0, 0), .number = STRIDE(0, 1) };
+            fold_lines(MAX, &s, NULL, highs);
+            fold_lines(EXPONENTIALS, &s, highs, aboves);
+            log_lines(aboves, rows);
+        }
+        const T high = highs[i - first], above = aboves[i - first];
         const int64_t label = labels[i * STRIDE(1, 0)];
         lse[i * STRIDE(5, 0)] = high + above;
         losses[i * STRIDE(4, 0)] = 0;
@@ -220,8 +206,9 @@ DEFINE(cross_entropy)
         const double w_label = weight[label * STRIDE(2, 0)];
         double loss = (1 - smoothing) * w_label * ((double)high - x[label * STRIDE(0, 1)] + above);
         if (smoothing != 0) {
-            for (int64_t k = 0; k < n; k++) terms[k] = w[k] * ((high - x[k * STRIDE(0, 1)]) + above);
-            loss += smoothing / (double)n * fold_row(SUM, terms, 1, n, 0);
+            for (int64_t k = 0; k < n; k++)
+                terms[k] = weight[k * STRIDE(2, 0)] * ((high - x[k * STRIDE(0, 1)]) + above);
+            loss += smoothing / (double)n * row_sum(terms, n);
         }
         losses[i * STRIDE(4, 0)] = (T)loss;
         sum += (T)loss;
@@ -244,7 +231,7 @@ DEFINE(cross_entropy_grad)
     T *copy = pn_scratch((size_t)(3 * n + 1) * sizeof(T));
     if (!copy) return PN_NO_MEMORY;
     const T *w = smoothing != 0 ? contiguous(weight, STRIDE(3, 0), n, copy + n) : NULL;
-    const double w_sum = smoothing != 0 ? fold_row(SUM, w, 1, n, 0) : 0;
+    const double w_sum = smoothing != 0 ? row_sum(w, n) : 0;
     const double divisor = c->attr[2] != 0 ? *IN(T, 5) : 1;
 
     for (int64_t i = 0; i < m; i++) {

@@ -166,6 +166,42 @@ INLINE vec vsplit(vec x, vec *k)
     return (vec)((u & (((TI)1 << MANTISSA) - 1)) + low);
 }
 
+/* 0, 1, 2, ... */
+INLINE vint vlane(void)
+{
+    vint lane;
+    for (int l = 0; l < LANES; l++) lane[l] = l;
+    return lane;
+}
+
+/* Lane l is x's lane l + by, counted round; `by` is a constant. */
+INLINE vec vturn(vec x, int by)
+{
+#if defined(__clang__)
+    vec y;
+    for (int l = 0; l < LANES; l++) y[l] = x[(l + by) % LANES];
+    return y;
+#else
+    return __builtin_shuffle(x, (vlane() + by) & (LANES - 1));
+#endif
+}
+
+/* x and y in groups of 2 * half lanes: the lower, or upper, half of each; `half` and `upper` are constants. */
+INLINE vec vhalves(vec x, vec y, int half, int upper)
+{
+#if defined(__clang__)
+    vec z;
+    for (int l = 0; l < LANES; l++) {
+        const int from = l / half * 2 * half + l % half + upper * half;
+        z[l] = from < LANES ? x[from] : y[from - LANES];
+    }
+    return z;
+#else
+    const vint inside = vlane() & (half - 1);
+    return __builtin_shuffle(x, y, (vlane() - inside) * 2 + inside + upper * half);
+#endif
+}
+
 /* n first lanes, the others 0; lanes beyond n are neither read nor written. 0 <= n <= LANES. */
 #if defined(__AVX512F__) && PN_WIDTH == 64
 #if PN_TYPE == 32
@@ -185,7 +221,6 @@ INLINE __m256i vlanes(int64_t n)
 INLINE __m256i vlanes(int64_t n) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
 #endif
 INLINE vec vload_part(const T *p, int64_t n) { return (vec)MM(maskload)(p, vlanes(n)); }
-INLINE void vstore_part(T *p, vec x, int64_t n) { MM(maskstore)(p, vlanes(n), x); }
 #else
 INLINE vec vload_part(const T *p, int64_t n)
 {
@@ -193,9 +228,19 @@ INLINE vec vload_part(const T *p, int64_t n)
     for (int64_t i = 0; i < n; i++) x[i] = p[i];
     return x;
 }
+#endif
+#if !(defined(__AVX512F__) && PN_WIDTH == 64)
+/* By halves: AVX2's masked store takes 16 cycles on some processors. */
 INLINE void vstore_part(T *p, vec x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++) p[i] = x[i];
+    if (n >= LANES) {
+        vstore(p, x);
+        return;
+    }
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half; half /= 2) {
+        if (n & half) memcpy(p, &x, half * sizeof(T)), p += half, x = vturn(x, half);
+    }
 }
 #endif
 
