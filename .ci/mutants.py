@@ -134,7 +134,7 @@ MUTANTS = [
     Mutant("a gradient lost the short way", "pyneuro/kernels/_native.pyx",
            "or (<TensorBase>x).needs_grad or", "or", "tests/test_eager.py -k operators", always=False),
     Mutant("blocks of memory that are too short", "csrc/core/memory.c",
-           "*rounded = (quarters + 1) << power << 6;", "*rounded = quarters << power << 6;",
+           "(FINE + class % FINE + 1) <<", "(FINE + class % FINE) <<",
            "tests/test_eager.py -k hold_what", always=False),
 
     # Threads

@@ -1470,7 +1470,7 @@ def stack(tensors: Any, dim: int = 0) -> Any:
 # One loop attaches a method for every op of one argument, and every activation with its parameters.
 
 
-_UNARY: dict[str, Callable] = {}  # methods that are also functions, of what is no tensor as well
+_OF_ONE: dict[str, Callable] = {}  # methods that are also functions, of what is no tensor as well
 
 
 def _method(op: Any) -> Callable:
@@ -1499,7 +1499,7 @@ def _method(op: Any) -> Callable:
 
     made: Callable = with_parameters if names else method
     if not names:
-        _UNARY[op.name] = method
+        _OF_ONE[op.name] = method
     made.__name__, made.__qualname__, made.__doc__ = op.name, f"Tensor.{op.name}", op.formula
     return made
 
@@ -1624,8 +1624,8 @@ FUNCTIONS = (
 
 
 def _function(name: str) -> Callable:
-    if name in _UNARY:
-        return _UNARY[name]
+    if name in _OF_ONE:
+        return _OF_ONE[name]
 
     def function(input: Any, *args: Any, **named: Any) -> Any:
         return getattr(as_tensor(input), name)(*args, **named)

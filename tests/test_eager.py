@@ -167,7 +167,7 @@ def address(t):
 def test_memory_is_aligned_and_used_again(size):
     x = pn.empty(size)
     assert address(x) % 64 == 0 and owned(x.numpy()) and x.numpy().flags.writeable
-    seen = {address(x)}
+    seen = set()
     for _ in range(30):
         del x
         gc.collect()

@@ -20,7 +20,7 @@ if not NATIVES:
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 each_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=["float32", "float64"])
 DIVISIBLE = sorted(k for k, spec in KERNELS.items() if spec.parts or spec.map)
-SIZES = {"z": 9, "m": 500, "k": 60, "n": 150, "a": 20, "b": 150, "v": 60, "h": 7}    # that are worth cutting
+SIZES = {"z": 9, "m": 500, "k": 60, "n": 150, "a": 20, "b": 150, "c": 20, "v": 60, "h": 7}    # that are worth cutting
 COUNTS = (1, 2, 3, 5)
 
 
@@ -57,7 +57,7 @@ def part(slot, buf, axis, start, end):
 @each_dtype
 def test_parts_have_the_bits_of_the_whole(kernel, backend, dtype):
     run, spec = make_backend(backend).run, KERNELS[kernel]
-    small = {"z": 4, "m": 37, "k": 300, "n": 71, "a": 9, "b": 70, "v": 5, "h": 7}
+    small = {"z": 4, "m": 37, "k": 300, "n": 71, "a": 9, "b": 70, "c": 6, "v": 5, "h": 7}
     for sizes, layout in (small, "contiguous"), (small, "transposed"), (small | {"n": 3, "b": 1, "a": 67}, "contiguous"):
         given, attrs = operands(kernel, extents(kernel, sizes, 203), dtype, random(kernel, layout))
         for axis in spec.parts or ["..."]:

@@ -24,31 +24,38 @@ static block *kept[CLASSES];
 static int    shift;
 static size_t kept_bytes, most_bytes = (size_t)128 << 20;
 
-/* The class of a size, and its own size in *rounded. */
-static int class_of(size_t bytes, size_t *rounded)
+/* The class that a size belongs to, and the bytes of its blocks. */
+static int class_of(size_t bytes)
 {
     size_t lines = bytes / LINE + (bytes % LINE != 0);
-    if (lines <= FINE) {
-        lines += lines == 0;
-        *rounded = lines * LINE;
-        return (int)lines - 1;
-    }
+    if (lines <= FINE) return lines ? (int)lines - 1 : 0;
     int power = 0;                                     /* FINE << power < lines <= 2 FINE << power */
     while ((size_t)(2 * FINE) << power < lines) power++;
-    size_t quarters = (lines - 1) >> power;            /* FINE to 2 FINE - 1 */
-    *rounded = (quarters + 1) << power << 6;
-    return FINE * (power + 1) + (int)(quarters - FINE);
+    return FINE * power + (int)((lines - 1) >> power);
+}
+
+static size_t size_of(int class)
+{
+    if (class < FINE) return (size_t)(class + 1) * LINE;
+    return (size_t)(FINE + class % FINE + 1) << (class / FINE - 1) << 6;
+}
+
+static block *unkeep(int class)
+{
+    block *b = kept[class];
+    kept[class] = b->next;
+    kept_bytes -= size_of(class);
+    return b;
 }
 
 void *pn_take(size_t bytes)
 {
-    size_t size;
     if (bytes > SIZE_MAX / 4) return NULL;
-    int class = class_of(bytes, &size);
-    block *b = kept[class];
-    if (b) {
-        kept[class] = b->next;
-        kept_bytes -= size;
+    int class = class_of(bytes);
+    size_t size = size_of(class);
+    block *b;
+    if (kept[class]) {
+        b = unkeep(class);
     } else if (size < LARGE) {
         b = aligned_alloc(LINE, size);
     } else {
@@ -65,13 +72,15 @@ void *pn_take(size_t bytes)
 
 void pn_give(void *data, size_t bytes)
 {
-    size_t size;
-    int class = class_of(bytes, &size);
+    int class = class_of(bytes);
+    size_t size = size_of(class);
     block *b = size < LARGE ? data : (block *)((uintptr_t)data / PAGE * PAGE);
-    if (kept_bytes + size > most_bytes) {
+    if (size > most_bytes) {
         free(b);
         return;
     }
+    for (int large = CLASSES - 1; kept_bytes + size > most_bytes; large--)       /* what was kept longer may be stale */
+        while (kept[large] && kept_bytes + size > most_bytes) free(unkeep(large));
     b->next = kept[class];
     kept[class] = b;
     kept_bytes += size;
@@ -81,10 +90,5 @@ void pn_keep_at_most(size_t bytes)
 {
     most_bytes = bytes;
     for (int class = 0; class < CLASSES; class++)
-        while (kept[class]) {
-            block *b = kept[class];
-            kept[class] = b->next;
-            free(b);
-        }
-    kept_bytes = 0;
+        while (kept[class]) free(unkeep(class));
 }
