@@ -3,7 +3,7 @@
 
 The error is counted in units in the last place of the correctly rounded result, for all numbers whose result is a normal
 number. Each bound was seen to hold for every float32 there is (.ci/sweep.py, which uses this file; pow: on a grid), and
-for float64 in some ten million samples:
+for float64 in some two million samples:
 
     exp, log     1.5 ulp, mostly the rounding of the last sum. log keeps it where it goes through 0, at 1.
     expm1        2.5 ulp, worst where 2^n (e^r - 1) and 2^n - 1 nearly cancel, below 0.

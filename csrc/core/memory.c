@@ -53,16 +53,16 @@ void *pn_take(size_t bytes)
     if (bytes > SIZE_MAX / 4) return NULL;
     int class = class_of(bytes);
     size_t size = size_of(class);
-    block *b;
+    void *b;
     if (kept[class]) {
         b = unkeep(class);
     } else if (size < LARGE) {
         b = aligned_alloc(LINE, size);
     } else {
-        size_t whole = size / HUGE_PAGE * HUGE_PAGE;
-        b = aligned_alloc(whole ? HUGE_PAGE : PAGE, (size + 2 * PAGE - 1) / PAGE * PAGE);
+        size_t huge = size / HUGE_PAGE * HUGE_PAGE;
+        if (posix_memalign(&b, huge ? HUGE_PAGE : PAGE, size + PAGE)) return NULL;
 #if defined(MADV_HUGEPAGE)
-        if (b && whole) madvise(b, whole, MADV_HUGEPAGE);          /* where there are no huge pages, small ones do */
+        if (huge) madvise(b, huge, MADV_HUGEPAGE);                 /* where there are no huge pages, small ones do */
 #endif
     }
     if (!b || size < LARGE) return b;
