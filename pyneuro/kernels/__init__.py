@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The waist: `run(kernel, *buffers, attrs=())` on the current backend is the only thing that writes tensor bytes.
 
-A backend is any object with a `name` and `run(kernel, buffers, attrs)`.
+A backend is any object with a `name` and `run(kernel, buffers, attrs)`. `quick` and its like are `run` of the native backend for
+small operands, allocation included, in one call from Python; they do nothing where another backend is the current one.
 """
 
 import os
