@@ -107,7 +107,7 @@ MUTANTS = [
            "        weights += w_label;", "        weights += 1;",
            "tests/test_backends.py -k 'test_kernel and cross_entropy'"),
     Mutant("empty lanes of a tail that count", "csrc/kernels/reduce.c",
-           "vsel(first_lanes(left), fold_join(op, acc[s], term), acc[s]);", "fold_join(op, acc[s], term);",
+           "vsel(vlane() < viset((TI)n), term, vset(fold_start(op)));", "term;",
            "tests/test_backends.py -k 'test_kernel and (min or var)'", always=False),
 
     # Optimizers and random numbers
