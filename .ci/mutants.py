@@ -155,10 +155,10 @@ MUTANTS = [
            "tests/test_threads.py -k forks_while", always=False),
 
     # Autograd, layers, optimizers
-    Mutant("a second gradient that replaces the first", "pyneuro/autograd.py",
+    Mutant("a second gradient that replaces the first", "pyneuro/graph.py",
            "else leaf._grad._accumulate(g)", "else g",
            "tests/test_autograd.py -k three_backwards"),
-    Mutant("a saved tensor that may be overwritten", "pyneuro/autograd.py",
+    Mutant("a saved tensor that may be overwritten", "pyneuro/graph.py",
            "t.storage).version != version:", "t.storage).version < version:",
            "tests/test_autograd.py -k overwriting"),
     Mutant("a wrong bound of the first weights", "pyneuro/nn/layers.py",
@@ -189,7 +189,7 @@ class Copy:
         for path in (folder / "csrc/isa").glob("*.c"):
             if path.stem != isa:
                 path.unlink()
-        for name in ("tensor", "ops", "autograd"):
+        for name in ("tensor", "ops", "graph"):
             (folder / f"pyneuro/{name}.pxd").unlink(missing_ok=True)
         copy = cls(folder)
         copy.build()

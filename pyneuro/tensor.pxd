@@ -1,6 +1,6 @@
 # Types for the hot path of tensor.py, which is the code, and runs without this as well.
 cimport cython
-from pyneuro.autograd cimport _edge, is_grad_enabled, record
+from pyneuro.graph cimport _edge, is_grad_enabled, record
 from pyneuro.kernels._native cimport Storage as SharedFields, TensorBase as Fields
 from pyneuro.ops cimport Op
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import autograd, ops
-from .autograd import _edge, is_grad_enabled, record
+from . import graph, ops
+from .graph import _edge, is_grad_enabled, record
 from .kernels import (
     DeviceError,
     DtypeError,
@@ -716,7 +716,7 @@ class Tensor(TensorBase):
     def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
                  inputs: Any = None) -> None:
         """Add d(self)/d(leaf) to leaf.grad of every leaf that requires it; see autograd.backward."""
-        autograd.backward(self, gradient, retain_graph, create_graph, inputs)
+        graph.backward(self, gradient, retain_graph, create_graph, inputs)
 
     def retain_grad(self) -> None:
         """Have backward fill .grad of this tensor too, though it is not a leaf."""
@@ -781,7 +781,7 @@ class Tensor(TensorBase):
 
     def grad_of(self, y: Any, x: Any) -> tuple:
         """d(y)/d(x) weighted by this gradient, itself differentiable."""
-        return autograd.grad(y, x, self, create_graph=True)
+        return graph.grad(y, x, self, create_graph=True)
 
     # Writing in place
 

@@ -1,4 +1,4 @@
-# Types for the hot paths of autograd.py, which is the code, and runs without this as well.
+# Types for the hot paths of graph.py, which is the code, and runs without this as well.
 cimport cython
 from pyneuro.kernels._native cimport TensorBase as Fields
 
