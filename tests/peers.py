@@ -158,7 +158,7 @@ def trainings(optimizers):
 
 # ----------------------------------------------------------------------------------------------------------- signatures
 
-NO_NUMBERS = {"Dense", "Dropout", "Module", "Parameter", "Sequential", "functional", "init"}  # not torch's, or drawn
+NO_NUMBERS = {"Dense", "Dropout", "Module", "Parameter", "Sequential", "functional", "init", "utils"}  # not torch's, or drawn
 MODULE_NAMES = sorted(set(nn.__all__) - NO_NUMBERS)
 OPTIMIZER_NAMES = [cls.__name__ for cls in OPTIMIZERS_OF.values()]
 LAYERS = list(layers(MODULE_NAMES))
@@ -166,7 +166,8 @@ OPTIMIZERS = list(trainings(OPTIMIZER_NAMES))
 
 
 def namespaces(t):
-    return {"nn": t.nn, "functional": t.nn.functional, "optim": t.optim, "init": t.nn.init}
+    return {"nn": t.nn, "functional": t.nn.functional, "optim": t.optim, "init": t.nn.init, "utils": t.nn.utils,
+            "lr_scheduler": t.optim.lr_scheduler}
 
 
 def parameters(f):

@@ -118,7 +118,8 @@ def test_the_core_knows_no_kernel_by_name():
 IMPORTED = {"prefer_complete", "ACTIVATIONS"}          # of ours, and only used
 
 
-@pytest.mark.parametrize("name", ["", "nn", "optim", "autograd", "kernels", "nn.activations", "nn.losses", "nn.module"])
+@pytest.mark.parametrize("name", ["", "nn", "optim", "autograd", "kernels", "nn.activations", "nn.losses", "nn.module",
+                                  "nn.utils", "optim.lr_scheduler"])
 def test_all_is_what_is_exported(name):
     module = importlib.import_module(f"pyneuro.{name}".rstrip("."))
     listed = module.__all__

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Layers, activations and losses."""
 
-from . import activations, functional, init, losses
+from . import activations, functional, init, losses, utils
 from .activations import *  # noqa: F403  the classes are made from the op table
 from .layers import Dense, Dropout, Flatten, Linear, LogSoftmax, Softmax
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
@@ -25,5 +25,6 @@ __all__ = [
     "Softmax",
     "functional",
     "init",
+    "utils",
     *activations.MODULES,
 ]

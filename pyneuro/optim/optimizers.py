@@ -45,6 +45,7 @@ class Optimizer:
 
     hyper: tuple[str, ...] = ()  # the kernel's numbers, in order; those a group does not have are its own
     tick = "tick"
+    _opt_called = False  # for schedules, which want to come after a step
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         self.defaults = defaults
@@ -112,6 +113,7 @@ class Optimizer:
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every parameter that has a gradient. closure: evaluates the loss again, and is what step returns."""
         loss = None
+        self._opt_called = True
         if closure is not None:
             with enable_grad():
                 loss = closure()

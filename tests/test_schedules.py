@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Learning rate schedules: torch's numbers at every step, closed forms, states, what they refuse."""
+import copy
+import math
+import warnings
+
+import pytest
+
+import pyneuro as pn
+from pyneuro.optim import lr_scheduler
+
+STEPS = 130
+
+
+class Halving:
+    """A function with a state of its own, which state_dict saves."""
+
+    def __init__(self, share=0.5):
+        self.share = share
+
+    def __call__(self, epoch):
+        return self.share ** (epoch // 30)
+
+
+SCHEDULES = {  # a name, and the schedule of an optimizer from a module s of schedules
+    "LambdaLR": lambda s, o: s.LambdaLR(o, lambda e: 0.95**e),
+    "LambdaLR each": lambda s, o: s.LambdaLR(o, [lambda e: 1 / (1 + e), Halving()]),
+    "MultiplicativeLR": lambda s, o: s.MultiplicativeLR(o, lambda e: 0.9 + 0.001 * e),
+    "StepLR": lambda s, o: s.StepLR(o, 7),
+    "StepLR gamma": lambda s, o: s.StepLR(o, step_size=11, gamma=0.7),
+    "MultiStepLR": lambda s, o: s.MultiStepLR(o, [3, 10, 10, 50], gamma=0.5),
+    "ConstantLR": lambda s, o: s.ConstantLR(o),
+    "ConstantLR factor": lambda s, o: s.ConstantLR(o, factor=0.5, total_iters=20),
+    "LinearLR": lambda s, o: s.LinearLR(o),
+    "LinearLR down": lambda s, o: s.LinearLR(o, start_factor=1.0, end_factor=0.1, total_iters=40),
+    "ExponentialLR": lambda s, o: s.ExponentialLR(o, 0.97),
+    "PolynomialLR": lambda s, o: s.PolynomialLR(o),
+    "PolynomialLR square": lambda s, o: s.PolynomialLR(o, total_iters=70, power=2.0),
+    "CosineAnnealingLR": lambda s, o: s.CosineAnnealingLR(o, 13),
+    "CosineAnnealingLR floor": lambda s, o: s.CosineAnnealingLR(o, T_max=50, eta_min=0.01),
+    "CosineAnnealingWarmRestarts": lambda s, o: s.CosineAnnealingWarmRestarts(o, 10),
+    "CosineAnnealingWarmRestarts longer": lambda s, o: s.CosineAnnealingWarmRestarts(o, T_0=4, T_mult=2, eta_min=0.001),
+    "CyclicLR": lambda s, o: s.CyclicLR(o, 0.01, 0.1, step_size_up=8),
+    "CyclicLR triangular2": lambda s, o: s.CyclicLR(o, 0.01, [0.1, 0.3], 8, 5, mode="triangular2"),
+    "CyclicLR exp_range": lambda s, o: s.CyclicLR(o, [0.01, 0.02], 0.1, 20, mode="exp_range", gamma=0.99,
+                                                  base_momentum=0.5, max_momentum=[0.8, 0.9]),
+    "CyclicLR scale_fn": lambda s, o: s.CyclicLR(o, 0.01, 0.1, 8, scale_fn=lambda x: 1 / (5 ** (x * 0.0001)),
+                                                 scale_mode="iterations", cycle_momentum=False),
+    "CyclicLR scale_fn object": lambda s, o: s.CyclicLR(o, 0.01, 0.1, 8, scale_fn=Halving(0.9)),
+    "OneCycleLR": lambda s, o: s.OneCycleLR(o, 0.1, total_steps=STEPS),
+    "OneCycleLR three": lambda s, o: s.OneCycleLR(o, [0.1, 0.2], epochs=14, steps_per_epoch=10, three_phase=True,
+                                                  pct_start=0.2, base_momentum=[0.6, 0.7]),
+    "OneCycleLR linear": lambda s, o: s.OneCycleLR(o, 0.1, total_steps=STEPS, anneal_strategy="linear", div_factor=10,
+                                                   final_div_factor=100, cycle_momentum=False),
+    "ReduceLROnPlateau": lambda s, o: s.ReduceLROnPlateau(o, patience=2),
+    "ReduceLROnPlateau max": lambda s, o: s.ReduceLROnPlateau(o, "max", 0.5, 1, 0.05, "abs", 3, [0.001, 0.0]),
+    "ReduceLROnPlateau rel": lambda s, o: s.ReduceLROnPlateau(o, "max", 0.8, 0, threshold=0.01, cooldown=1, min_lr=1e-5),
+    "ReduceLROnPlateau abs": lambda s, o: s.ReduceLROnPlateau(o, "min", 0.9, 0, threshold=0.1, threshold_mode="abs"),
+    "SequentialLR": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o, 0.1, total_iters=5), s.CosineAnnealingLR(o, 40), s.ExponentialLR(o, 0.9)], [5, 45]),
+    "SequentialLR of one": lambda s, o: s.SequentialLR(o, [s.StepLR(o, 3)], []),
+    "SequentialLR nested": lambda s, o: s.SequentialLR(
+        o, [s.SequentialLR(o, [s.ConstantLR(o, 0.5), s.StepLR(o, 2)], [3]), s.PolynomialLR(o, 30)], [9]),
+    "ChainedScheduler": lambda s, o: s.ChainedScheduler([s.ConstantLR(o, 0.1, 2), s.ExponentialLR(o, 0.9)], o),
+    "ChainedScheduler of three": lambda s, o: s.ChainedScheduler(
+        [s.LinearLR(o), s.StepLR(o, 9, 0.6), s.CosineAnnealingLR(o, 100)]),
+}
+each = pytest.mark.parametrize("name", SCHEDULES)
+
+
+def optimizer_of(t, kind="SGD"):
+    options = {"momentum": 0.9} if kind == "SGD" else {}
+    groups = [{"params": [t.zeros(2, requires_grad=True)]}, {"params": [t.ones(3, requires_grad=True)], "lr": 0.5}]
+    return getattr(t.optim, kind)(groups, lr=0.05, **options)
+
+
+def made(t, name, kind="SGD"):
+    optimizer = optimizer_of(t, kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                     # schedules within schedules step before any optimizer does
+        return optimizer, SCHEDULES[name](t.optim.lr_scheduler, optimizer)
+
+
+def metric(i):
+    return 1 / (1 + i) + 0.3 * math.sin(i)
+
+
+def numbers(optimizer, schedule):
+    groups = [{k: v for k, v in g.items() if k in ("lr", "momentum", "betas", "initial_lr")} for g in optimizer.param_groups]
+    return [groups, list(schedule.get_last_lr())]
+
+
+def walk(optimizer, schedule, steps):
+    out = [numbers(optimizer, schedule)]
+    for i in steps:
+        optimizer.step()
+        schedule.step(*([metric(i)] if type(schedule).__name__ == "ReduceLROnPlateau" else []))
+        out.append(numbers(optimizer, schedule))
+    return out
+
+
+@each
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_every_step_is_torchs(name, kind, torch):
+    """Equal, not near: the same recursions in the same order."""
+    assert walk(*made(pn, name, kind), range(STEPS)) == walk(*made(torch, name, kind), range(STEPS))
+
+
+@each
+def test_states_are_torchs(name, torch):
+    """The same fields, and each library goes on from the other's state; functions are not in it."""
+    mine, theirs = made(pn, name), made(torch, name)
+    walk(*mine, range(40))
+    walk(*theirs, range(40))
+    state, wanted = mine[1].state_dict(), theirs[1].state_dict()
+    functions = {"optimizer", "_scale_fn_custom", "mode_worse"}
+    assert set(wanted) <= set(state) | functions
+    again = made(pn, name)
+    again[1].load_state_dict(copy.deepcopy(wanted))
+    for a, b in zip(again[0].param_groups, theirs[0].param_groups):
+        a.update({k: v for k, v in b.items() if k != "params"})
+    back = made(torch, name)
+    back[1].load_state_dict(copy.deepcopy(state))
+    back[0].load_state_dict(theirs[0].state_dict())
+    want = walk(*theirs, range(40, STEPS))
+    assert walk(*again, range(40, STEPS)) == want
+    assert walk(*back, range(40, STEPS)) == want
+
+
+@each
+def test_saved_and_resumed_goes_on(name):
+    whole = walk(*made(pn, name), range(STEPS))
+    optimizer, schedule = made(pn, name)
+    walk(optimizer, schedule, range(50))
+    state, groups = copy.deepcopy(schedule.state_dict()), copy.deepcopy(optimizer.state_dict())
+    other, second = made(pn, name)
+    second.load_state_dict(state)
+    other.load_state_dict(groups)
+    assert walk(other, second, range(50, STEPS)) == whole[50:]
+
+
+CLOSED = [name for name in SCHEDULES if hasattr(made(pn, name)[1], "_get_closed_form_lr")]
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_recursions_follow_their_closed_form(name):
+    optimizer, schedule = made(pn, name)
+    for _ in range(60):
+        assert schedule.get_last_lr() == pytest.approx(schedule._get_closed_form_lr(), rel=1e-9, abs=1e-15)
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_given_epoch_is_the_closed_form(name, torch):
+    rates = []
+    for t in (pn, torch):
+        optimizer, schedule = made(t, name)
+        optimizer.step()
+        with pytest.warns(UserWarning, match="epoch"):
+            schedule.step(17)
+        rates.append(schedule.get_last_lr())
+    assert rates[0] == rates[1]
+
+
+@pytest.mark.parametrize("epoch", [0, 3, 4.5, 12, 27.25, 100])
+def test_warm_restarts_within_epochs(epoch, torch):
+    for name in ("CosineAnnealingWarmRestarts", "CosineAnnealingWarmRestarts longer"):
+        schedules = [made(t, name)[1] for t in (pn, torch)]
+        for s in schedules:
+            s.step(epoch)
+        assert numbers(schedules[0].optimizer, schedules[0]) == numbers(schedules[1].optimizer, schedules[1])
+
+
+RESUMED = [n for n in SCHEDULES if n.partition("LR")[0] in ("Step", "MultiStep", "Exponential", "CosineAnnealing", "Polynomial",
+                                                           "Linear", "Lambda", "Multiplicative")]
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_going_on_by_last_epoch(name, torch):
+    """A new schedule with last_epoch on the groups of the old one."""
+    rates = []
+    for t in (pn, torch):
+        optimizer, schedule = made(t, name)
+        walk(optimizer, schedule, range(20))
+        kind = type(schedule)
+        more = {"StepLR": {"step_size": 7}, "MultiStepLR": {"milestones": [3, 22]}, "ExponentialLR": {"gamma": 0.9},
+                "CosineAnnealingLR": {"T_max": 30}, "PolynomialLR": {"total_iters": 50},
+                "LinearLR": {"total_iters": 40}, "LambdaLR": {"lr_lambda": Halving()},
+                "MultiplicativeLR": {"lr_lambda": Halving()}}[kind.__name__]
+        rates.append(walk(optimizer, kind(optimizer, last_epoch=20, **more), range(20)))
+    assert rates[0] == rates[1]
+
+
+# ------------------------------------------------------------------------------------------------- what users do to them
+
+def test_the_next_step_moves_by_the_new_rate():
+    p = pn.zeros(1, dtype="float64", requires_grad=True)
+    optimizer = pn.optim.SGD([p], lr=1.0)
+    schedule = lr_scheduler.ExponentialLR(optimizer, 0.5)
+    for want in (-1.0, -1.5, -1.75):
+        p.grad = pn.ones(1, dtype="float64")
+        optimizer.step()
+        schedule.step()
+        assert p.item() == want
+
+
+def test_rates_that_are_tensors_keep_their_place(torch):
+    rates = []
+    for t in (pn, torch):
+        lr = t.tensor(0.5, dtype=t.float64)
+        optimizer = t.optim.SGD([t.zeros(1, requires_grad=True)], lr=lr)
+        schedule = t.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+        for _ in range(5):
+            optimizer.step()
+            schedule.step()
+        assert optimizer.param_groups[0]["lr"] is lr and schedule.get_last_lr()[0] is not lr
+        rates.append(float(lr))
+    assert rates[0] == rates[1] == 0.125
+
+
+def test_a_step_before_the_optimizers_warns():
+    schedule = lr_scheduler.StepLR(optimizer_of(pn), 2)
+    with pytest.warns(UserWarning, match="before optimizer"):
+        schedule.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedule.step()
+    with pytest.warns(UserWarning, match="get_last_lr"):
+        schedule.get_lr()
+
+
+def test_plateau_takes_tensors():
+    optimizer = optimizer_of(pn)
+    schedule = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+    for _ in range(3):
+        schedule.step(pn.tensor(1.0))
+    assert schedule.get_last_lr() == pytest.approx([0.05 * 0.1**2, 0.5 * 0.1**2])
+
+
+def test_plateau_grows_with_the_groups():
+    optimizer = optimizer_of(pn)
+    schedules = [lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, min_lr=m) for m in (0.0, [0.0, 0.0])]
+    optimizer.add_param_group({"params": [pn.zeros(1, requires_grad=True)]})
+    schedules[0].step(1.0), schedules[0].step(1.0)
+    assert len(schedules[0].get_last_lr()) == 3
+    schedules[1].step(1.0)
+    with pytest.raises(RuntimeError, match="3 param groups"):
+        schedules[1].step(1.0)
+
+
+# ------------------------------------------------------------------------------------------------------- what is refused
+
+REFUSED = {
+    "no optimizer": lambda s, t: s.StepLR(5, 2),
+    "no optimizer for a plateau": lambda s, t: s.ReduceLROnPlateau(5),
+    "no optimizer for a cycle": lambda s, t: s.OneCycleLR(5, 0.1, 10),
+    "no initial_lr": lambda s, t: s.StepLR(optimizer_of(t), 2, last_epoch=3),
+    "lambdas": lambda s, t: s.LambdaLR(optimizer_of(t), [Halving()]),
+    "factors": lambda s, t: s.MultiplicativeLR(optimizer_of(t), [Halving()]),
+    "a number for a lambda": lambda s, t: s.MultiplicativeLR(optimizer_of(t), 3),
+    "constant above": lambda s, t: s.ConstantLR(optimizer_of(t), 1.5),
+    "constant below": lambda s, t: s.ConstantLR(optimizer_of(t), -0.5),
+    "linear start": lambda s, t: s.LinearLR(optimizer_of(t), 0.0),
+    "linear end": lambda s, t: s.LinearLR(optimizer_of(t), 1.0, 1.5),
+    "T_0": lambda s, t: s.CosineAnnealingWarmRestarts(optimizer_of(t), 0),
+    "T_mult": lambda s, t: s.CosineAnnealingWarmRestarts(optimizer_of(t), 2, T_mult=0),
+    "T_mult 1.5": lambda s, t: s.CosineAnnealingWarmRestarts(optimizer_of(t), 2, T_mult=1.5),
+    "negative epoch": lambda s, t: s.CosineAnnealingWarmRestarts(optimizer_of(t), 2).step(-1),
+    "mode of a cycle": lambda s, t: s.CyclicLR(optimizer_of(t), 0.1, 0.2, mode="square"),
+    "base_lr of a cycle": lambda s, t: s.CyclicLR(optimizer_of(t), [0.1], 0.2),
+    "no momentum to cycle": lambda s, t: s.CyclicLR(optimizer_of(t, "Adagrad"), 0.1, 0.2),
+    "no momentum for one cycle": lambda s, t: s.OneCycleLR(optimizer_of(t, "Adagrad"), 0.1, 10),
+    "no total_steps": lambda s, t: s.OneCycleLR(optimizer_of(t), 0.1),
+    "total_steps 0": lambda s, t: s.OneCycleLR(optimizer_of(t), 0.1, 0),
+    "total_steps 1.5": lambda s, t: s.OneCycleLR(optimizer_of(t), 0.1, 1.5),
+    "epochs 0": lambda s, t: s.OneCycleLR(optimizer_of(t), 0.1, epochs=0, steps_per_epoch=2),
+    "steps_per_epoch 0": lambda s, t: s.OneCycleLR(optimizer_of(t), 0.1, epochs=2, steps_per_epoch=0),
+    "pct_start": lambda s, t: s.OneCycleLR(optimizer_of(t), 0.1, 10, pct_start=1.5),
+    "anneal_strategy": lambda s, t: s.OneCycleLR(optimizer_of(t), 0.1, 10, anneal_strategy="square"),
+    "max_lr of one cycle": lambda s, t: s.OneCycleLR(optimizer_of(t), [0.1], 10),
+    "factor": lambda s, t: s.ReduceLROnPlateau(optimizer_of(t), factor=1.0),
+    "mode": lambda s, t: s.ReduceLROnPlateau(optimizer_of(t), "average"),
+    "threshold_mode": lambda s, t: s.ReduceLROnPlateau(optimizer_of(t), threshold_mode="square"),
+    "min_lr": lambda s, t: s.ReduceLROnPlateau(optimizer_of(t), min_lr=[0.1]),
+    "none in a row": lambda s, t: s.SequentialLR(optimizer_of(t), [], []),
+    "no schedulers in a row": lambda s, t: s.SequentialLR(optimizer_of(t), [3], []),
+    "none at once": lambda s, t: s.ChainedScheduler([]),
+    "of another optimizer": lambda s, t: s.SequentialLR(optimizer_of(t), [s.StepLR(optimizer_of(t), 2)], []),
+    "of two optimizers": lambda s, t: s.ChainedScheduler([s.StepLR(optimizer_of(t), 2), s.StepLR(optimizer_of(t), 2)]),
+    "plateau in a row": lambda s, t: s.SequentialLR(o := optimizer_of(t), [s.ReduceLROnPlateau(o)], []),
+    "plateau at once": lambda s, t: s.ChainedScheduler([s.ReduceLROnPlateau(optimizer_of(t))]),
+    "milestones": lambda s, t: s.SequentialLR(o := optimizer_of(t), [s.StepLR(o, 2), s.StepLR(o, 3)], [1, 2]),
+    "no get_lr": lambda s, t: s.LRScheduler(optimizer_of(t)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_torch_refuses_is_refused_alike(name, torch):
+    with pytest.raises(Exception) as theirs:
+        REFUSED[name](torch.optim.lr_scheduler, torch)
+    with pytest.raises(theirs.type) as mine:
+        REFUSED[name](lr_scheduler, pn)
+    assert str(mine.value)
+
+
+def test_one_cycle_ends():
+    optimizer = optimizer_of(pn)
+    schedule = lr_scheduler.OneCycleLR(optimizer, 0.1, 5)
+    walk(optimizer, schedule, range(5))
+    with pytest.raises(ValueError, match="total_steps=5"):
+        schedule.step()
