@@ -428,8 +428,9 @@ class CyclicLR(LRScheduler):
     def _init_scale_fn(self) -> None:
         if self._scale_fn_custom is not None:
             return
-        self._scale_fn_ref = {"triangular": _same_height, "triangular2": _half_height,
-                              "exp_range": partial(pow, self.gamma)}[self.mode]
+        functions: dict[str, Callable[[float], float]] = {
+            "triangular": _same_height, "triangular2": _half_height, "exp_range": partial(pow, self.gamma)}
+        self._scale_fn_ref = functions[self.mode]
         self.scale_mode = "iterations" if self.mode == "exp_range" else "cycle"
 
     def scale_fn(self, x: float) -> float:
