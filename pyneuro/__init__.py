@@ -25,6 +25,7 @@ from .kernels import (  # noqa: E402
     set_backend,
     set_num_threads,
 )
+from .plan import NotRecordable, compile  # noqa: E402
 from .random import (  # noqa: E402
     Generator,
     initial_seed,
@@ -96,6 +97,7 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "Generator",
+    "NotRecordable",
     "ShapeError",
     "Tensor",
     "__version__",
@@ -106,6 +108,7 @@ __all__ = [
     "backend",
     "bool",
     "cat",
+    "compile",
     "config",
     "cuda",
     "current_backend",

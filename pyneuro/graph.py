@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
-from .kernels import ShapeError, owned
+from .kernels import ShapeError, owned, watcher, watchers
 
 __all__ = ["Node", "backward", "enable_grad", "grad", "is_grad_enabled", "no_grad", "record", "set_grad_enabled"]
 
@@ -189,6 +189,12 @@ def _reachable(roots: Iterable[Any]) -> list[Node]:
     return [found[s] for s in sorted(found, reverse=True)]
 
 
+def leaves(outputs: Iterable[Any]) -> list[Any]:
+    """The leaf tensors that outputs depend on and that require gradients, in order of first use."""
+    edges = [p for node in reversed(_reachable(map(_edge, outputs))) for p in node.parents if p is not None]
+    return list({id(p): p for p in edges if type(p) is not Node}.values())
+
+
 class _Flow:
     """Gradients on their way: by node or leaf, summed as they meet."""
 
@@ -253,6 +259,8 @@ def _hooked(hooks: dict, g: Any) -> Any:
 
 def _accumulate(leaf: Any, g: Any, create_graph: bool, taken: set[int] | None) -> None:
     """leaf.grad += g. A first gradient becomes leaf.grad itself only if no one else can hold its memory."""
+    if watchers:
+        tell_grad(leaf, True)
     if leaf._grad is not None:
         leaf._grad = leaf._grad + g if create_graph else leaf._grad._accumulate(g)
     elif create_graph:
@@ -271,6 +279,13 @@ def _accumulate(leaf: Any, g: Any, create_graph: bool, taken: set[int] | None) -
             taken.add(id(array))
             g = g._wrap(array)
         leaf._grad = g
+
+
+def tell_grad(leaf: Any, used: bool) -> None:
+    """Tell who records that leaf.grad is used as it stands, or replaced whatever it is."""
+    found = watcher()
+    if found is not None:
+        found.touches_grad(leaf, used)
 
 
 def _first_gradients(outputs: list, gradients: Any) -> list:

@@ -44,12 +44,12 @@ class Generator:
 
     def next_key(self) -> np.ndarray:
         """A key that no other draw has."""
-        key = np.empty(4, np.uint64)
+        key = ops.empty((4,), UINT64)
         ops.run("random_next", (self.counter, key))
         return key
 
 
-INT64 = np.dtype(np.int64)
+INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 default_generator = Generator()
 
 

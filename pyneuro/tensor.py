@@ -23,6 +23,8 @@ from .kernels import (
     quick_matmul,
     quick_tensor,
     serve,
+    watcher,
+    watchers,
 )
 from .ops import OPS
 
@@ -154,7 +156,7 @@ def _made(op: Any, inputs: tuple, attrs: tuple, out: np.ndarray, extras: tuple, 
 def _array_of(data: Any, dtype: Any, name: str = "data") -> np.ndarray:
     """data as an array that a tensor can hold: torch's dtype for Python numbers, a sentence for what is no numbers."""
     if isinstance(data, _TENSOR):
-        array = data.array
+        array = data._look()
     elif hasattr(data, "__array__"):
         array = np.asarray(data)
     else:
@@ -183,7 +185,7 @@ def _array_of(data: Any, dtype: Any, name: str = "data") -> np.ndarray:
 def _unwrapped(data: Any) -> Any:
     """Nested sequences with tensors inside, as nested sequences of arrays."""
     if isinstance(data, _TENSOR):
-        return data.array
+        return data._look()
     if isinstance(data, (list, tuple)):
         return [_unwrapped(d) for d in data]
     return data
@@ -438,7 +440,7 @@ def _logic(name: str, x: Any, y: Any) -> Any:
 
 def _host_arithmetic(name: str, x: Any, y: Any) -> Any:
     x, y = _matched(x, y)
-    if x.dtype not in _FLOATS and not np.all(y.array):
+    if x.dtype not in _FLOATS and not (watchers and watcher()) and not np.all(y.array):
         raise RuntimeError(f"ZeroDivisionError: {name} of integers by 0")
     if name == "remainder" and is_grad_enabled() and (x.requires_grad or y.requires_grad):
         return x - y * _host_arithmetic("floor_divide", x, y)
@@ -556,8 +558,19 @@ class Tensor(TensorBase):
     def __hash__(self) -> int:
         return id(self)
 
+    def _look(self) -> np.ndarray:
+        """The array, for one who reads its values: not while they are recorded, nor after a replay left them behind."""
+        if self.storage.rewrites < 0:
+            raise RuntimeError(
+                f"a tensor of shape {list(self.shape)} was made within a compiled function, which since has not kept it: "
+                "return it from the function"
+            )
+        if watchers and (found := watcher()):
+            found.is_read(self)
+        return self.array
+
     def __repr__(self) -> str:
-        text = np.array2string(self.array, separator=", ", prefix="tensor(", precision=4, threshold=1000)
+        text = np.array2string(self._look(), separator=", ", prefix="tensor(", precision=4, threshold=1000)
         if self.array.size == 0:
             text = "[]" if self.array.ndim == 1 else f"[], size={self.array.shape}"
         if self.array.dtype not in (_Defaults.dtype, _INT64, _BOOL):
@@ -580,7 +593,7 @@ class Tensor(TensorBase):
                 "a tensor that requires grad gives no array, since changes to it would go unrecorded; "
                 "use tensor.detach().numpy()"
             )
-        return self.array
+        return self._look()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return (
@@ -592,7 +605,7 @@ class Tensor(TensorBase):
     def __dlpack__(self, **kwargs: Any) -> Any:
         if self.needs_grad:
             raise BufferError("a tensor that requires grad cannot be exported; use tensor.detach()")
-        return self.array.__dlpack__(**kwargs)
+        return self._look().__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.array.__dlpack_device__()
@@ -601,15 +614,15 @@ class Tensor(TensorBase):
         """The one element as a Python number."""
         if self.array.size != 1:
             raise RuntimeError(f"item() takes a tensor of one element; this one has shape {list(self.shape)}")
-        return self.array.item()
+        return self._look().item()
 
     def tolist(self) -> Any:
-        return self.array.tolist()
+        return self._look().tolist()
 
     def __bool__(self) -> bool:
         if self.array.size != 1:
             raise RuntimeError(f"the truth of a tensor of shape {list(self.shape)} is ambiguous; use any() or all()")
-        return bool(self.array.item())
+        return bool(self._look().item())
 
     def __float__(self) -> float:
         return float(self.item())
@@ -633,7 +646,7 @@ class Tensor(TensorBase):
         for name, value in vars(self).items():  # without the extension the fields below are among them
             if name not in ("_base", "_seen", "_hooks"):
                 setattr(copied, name, value)
-        copied.array, copied.storage = np.array(self.array, order="K"), Storage()
+        copied.array, copied.storage = np.array(self._look(), order="K"), Storage()
         copied.node, copied.needs_grad = None, self.needs_grad
         if self._grad is not None:
             copied._grad = self._grad.detach().clone()
@@ -642,7 +655,7 @@ class Tensor(TensorBase):
     def __reduce__(self) -> tuple:
         if self.node is not None:
             raise RuntimeError("only tensors made by the user can be pickled; use detach() first")
-        return _rebuild, (type(self), self.array, self.needs_grad)
+        return _rebuild, (type(self), self._look(), self.needs_grad)
 
     # The graph
 
@@ -677,6 +690,8 @@ class Tensor(TensorBase):
     @property
     def grad(self) -> Any:
         """The accumulated gradient, a tensor of this one's shape, or None."""
+        if watchers:
+            autograd.tell_grad(self, True)
         return self._grad
 
     @grad.setter
@@ -688,6 +703,8 @@ class Tensor(TensorBase):
                 raise ShapeError(f"grad of shape {list(value.shape)} does not fit a tensor of shape {list(self.shape)}")
             if value.array.dtype != self.array.dtype:
                 raise DtypeError(f"grad of {value.dtype} does not fit a tensor of {self.dtype}")
+        if watchers:
+            autograd.tell_grad(self, False)
         self._grad = value
 
     @property
@@ -741,6 +758,8 @@ class Tensor(TensorBase):
 
     def _refresh(self) -> None:
         """A view whose base has been written in place since hangs on the base's new node."""
+        if self.storage.rewrites < 0:
+            self._look()
         if self._base is not None and self._seen != self.storage.rewrites:
             self._seen = self.storage.rewrites
             self.node, self.needs_grad = None, False
@@ -889,6 +908,8 @@ class Tensor(TensorBase):
     # Reading parts
 
     def __getitem__(self, key: Any) -> Any:
+        if watchers and isinstance(key, _TENSOR) and key.dtype == _INT64 and key.ndim and self.ndim and watcher():
+            return self._op("take", key)         # the values are the replay's, which refuses negative ones
         key = _key(key)
         if _is_basic(key):
             try:
@@ -1338,7 +1359,8 @@ def _key(key: Any) -> Any:
     if isinstance(key, _TENSOR):
         if key.array.dtype in _FLOATS:
             raise IndexError(f"an index must hold integers or bool, not {key.array.dtype}")
-        return int(key.array) if not key.array.ndim and key.array.dtype != _BOOL else key.array
+        array = key._look()
+        return int(array) if not array.ndim and array.dtype != _BOOL else array
     if isinstance(key, (list, range)):
         array = np.array(_unwrapped(list(key)))
         return array.astype(np.int64) if array.size == 0 else array
@@ -1398,7 +1420,7 @@ def _arg(x: Any, name: str, dim: Any, keepdim: bool) -> Any:
 def where(condition: Any, input: Any = None, other: Any = None) -> Any:
     """input where condition holds, else other; all three broadcast. With condition alone, its non-zero indices per axis."""
     if input is None and other is None:
-        return tuple(wrap(np.ascontiguousarray(i)) for i in np.nonzero(condition.array))
+        return tuple(wrap(np.ascontiguousarray(i)) for i in np.nonzero(condition._look()))
     mask = as_tensor(condition)
     if mask.dtype != _BOOL:
         raise DtypeError(f"where takes a bool condition, not {mask.dtype}; compare with 0")
@@ -1650,4 +1672,4 @@ def equal(input: Any, other: Any) -> bool:
 
 def allclose(input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
     """|input - other| <= atol + rtol |other| everywhere."""
-    return bool(np.allclose(input.detach().array, other.detach().array, rtol, atol, equal_nan))
+    return bool(np.allclose(input.detach()._look(), other.detach()._look(), rtol, atol, equal_nan))

@@ -21,8 +21,11 @@ from .wrap import Checked, Traced
 try:
     from ._native import (
         Native,
+        Program,
         Storage,
         TensorBase,
+        alias,
+        alias_at,
         broadcast,
         build_info,
         empty,
@@ -35,14 +38,19 @@ try:
         quick_fold,
         quick_matmul,
         quick_tensor,
+        recorder_of,
+        recording,
         serve,
         set_num_threads,
     )
 except ModuleNotFoundError:  # built without a C compiler
     from ._fallback import (  # type: ignore[assignment]
         Native,
+        Program,
         Storage,
         TensorBase,
+        alias,
+        alias_at,
         broadcast,
         build_info,
         empty,
@@ -55,6 +63,8 @@ except ModuleNotFoundError:  # built without a C compiler
         quick_fold,
         quick_matmul,
         quick_tensor,
+        recorder_of,
+        recording,
         serve,
         set_num_threads,
     )
@@ -65,11 +75,14 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "Native",
+    "Program",
     "Reference",
     "ShapeError",
     "Storage",
     "TensorBase",
     "Traced",
+    "alias",
+    "alias_at",
     "build_info",
     "backend",
     "broadcast",
@@ -86,11 +99,16 @@ __all__ = [
     "quick_fold",
     "quick_matmul",
     "quick_tensor",
+    "recorder_of",
+    "recording",
     "run",
     "run_all",
     "serve",
     "set_backend",
     "set_num_threads",
+    "unrecorded",
+    "watcher",
+    "watchers",
 ]
 
 
@@ -151,6 +169,31 @@ def set_backend(choice: str | Backend) -> None:
     global _process
     _process = make_backend(choice) if isinstance(choice, str) else choice
     follow(_chosen, _process)
+
+
+# Backends at work that record what they run, in any thread: nobody need tell them anything while there are none. What
+# they are told: that a tensor's values are read, its gradient is used or dropped, a module is called, an optimizer steps.
+watchers: list[Any] = []
+
+
+def watcher() -> Any:
+    """The one that records in this thread, or None."""
+    found = _chosen.get()
+    return found if found in watchers else None
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """For what belongs to no recording, such as state that lasts: run a block on the backend that is recorded."""
+    found = watcher()
+    if found is None:
+        yield
+        return
+    before = _chosen.set(found.inner)
+    try:
+        yield
+    finally:
+        _chosen.reset(before)
 
 
 @contextmanager

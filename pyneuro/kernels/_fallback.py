@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What stands in for the compiled binding where there is none: no native backend, and a tensor without buffer protocol."""
 
+import weakref
 from functools import partial
 from typing import Any
 
@@ -8,8 +9,29 @@ import numpy as np
 
 from . import threads
 
-empty = np.empty
 broadcast = np.broadcast_to
+
+
+class _Lent:
+    """What an array is made of that does not show where its memory comes from: its `base`."""
+
+    recorder: Any = None
+
+    def __init__(self, array: np.ndarray, interface: dict) -> None:
+        self.array, self.__array_interface__ = array, interface
+
+
+_recorders = 0
+_chosen: Any = None
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    array = np.empty(shape, dtype)
+    if not _recorders:
+        return array
+    lent = _Lent(array, array.__array_interface__)
+    lent.recorder = _chosen.get()
+    return np.asarray(lent)
 
 
 def owned(array: np.ndarray) -> bool:
@@ -40,8 +62,37 @@ class Native:
     def run_all(self, kernel: str, calls: list[tuple[np.ndarray, ...]]) -> None: ...
 
 
+class Program:
+    def __init__(self, backend: Any, calls: list, places: list, roots: int, arena_bytes: int) -> None:
+        raise RuntimeError("pyneuro's native kernels are not built here")
+
+    def bind(self, root: int, array: np.ndarray) -> int: ...
+    def run(self, first: int, last: int) -> int: ...
+
+
+def alias(array: np.ndarray) -> np.ndarray:
+    """The same elements as an array that does not show where they come from."""
+    return np.asarray(_Lent(array, array.__array_interface__))
+
+
+def alias_at(root: np.ndarray, like: np.ndarray, offset: int) -> np.ndarray:
+    """The elements of root's memory from `offset` bytes on, laid out as `like`."""
+    start, fixed = root.__array_interface__["data"]
+    return np.asarray(_Lent(root, {**like.__array_interface__, "data": (start + offset, fixed)}))
+
+
+def recording(change: int) -> None:
+    global _recorders
+    _recorders += change
+
+
+def recorder_of(array: np.ndarray) -> Any:
+    return getattr(array.base, "recorder", None)
+
+
 def follow(variable: Any, backend: Any) -> None:
-    pass
+    global _chosen
+    _chosen = variable
 
 
 def quick(kernel: str, x: Any, y: Any, attrs: tuple[float, ...]) -> Any:
@@ -65,6 +116,9 @@ def fresh(array: Any) -> Any:
     """A tensor around an array that is nobody else's."""
     t = object.__new__(TensorBase.kind)
     t.array, t.storage = array, Storage()
+    made = getattr(_chosen.get(), "made", None) if _recorders else None
+    if made is not None:
+        made.append(weakref.ref(t))
     return t
 
 

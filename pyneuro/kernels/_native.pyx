@@ -4,6 +4,8 @@
 of them it reads from the `Spec`s of signature.py, which also finds the words when something does not fit.
 """
 import os
+import weakref
+from time import perf_counter
 
 cimport cython
 cimport numpy as cnp
@@ -684,6 +686,7 @@ cdef class Block:
     """Memory of an array: its `base`."""
     cdef void *data
     cdef size_t size
+    cdef readonly object recorder            # what was the backend when it was made, if anything was being recorded
 
     def __dealloc__(self):
         if self.data is not NULL:
@@ -704,6 +707,31 @@ def _cache_limit():
 pn_keep_at_most(_cache_limit())
 
 
+cdef object chosen, process                  # where the waist keeps its backends, see `follow`
+cdef int recorders = 0                       # Recorders at work, in any thread
+
+
+def recording(int change):
+    """Count a Recorder in or out. Meanwhile every array made here is a Block, which knows who had it made."""
+    global recorders
+    recorders += change
+
+
+cdef object current():
+    """The innermost `with backend(...)` of this thread, or None."""
+    cdef PyObject *found = NULL
+    PyContextVar_Get(chosen, NULL, &found)
+    backend = None if found is NULL else <object>found
+    Py_XDECREF(found)
+    return backend
+
+
+def recorder_of(cnp.ndarray array not None):
+    """Who had the memory of this array made while recording, or None."""
+    base = cnp.get_array_base(array)
+    return (<Block>base).recorder if type(base) is Block else None
+
+
 cdef cnp.ndarray new_array(int axes, cnp.npy_intp *extents, int num, size_t itemsize):
     """Uninitialised. Small ones have their memory from NumPy, which is the quicker there."""
     cdef double size = itemsize
@@ -712,8 +740,10 @@ cdef cnp.ndarray new_array(int axes, cnp.npy_intp *extents, int num, size_t item
     cdef int i
     for i in range(axes):
         size *= extents[i]
-    if 1024 <= size <= 1e15:
+    if (size >= 1024 or recorders) and size <= 1e15:
         block = Block.__new__(Block)
+        if recorders:
+            block.recorder = current()
         block.size = <size_t>size
         block.data = pn_take(block.size)
         if block.data is not NULL:
@@ -765,9 +795,6 @@ def owned(cnp.ndarray array not None):
     return base is None or type(base) is Block
 
 
-cdef object chosen, process                  # where the waist keeps its backends, see `follow`
-
-
 def follow(variable, backend):
     """Tell `quick` the context variable of `with backend(...)`, and the backend of the process."""
     global chosen, process
@@ -790,11 +817,10 @@ cdef int number(object value, double *to) except -1:
 
 cdef Native current_native():
     """The current backend, or None if it is another kind."""
-    cdef PyObject *found = NULL
-    PyContextVar_Get(chosen, NULL, &found)
-    current = process if found is NULL or <object>found is None else <object>found
-    Py_XDECREF(found)
-    return <Native>current if type(current) is Native else None
+    backend = current()
+    if backend is None:
+        backend = process
+    return <Native>backend if type(backend) is Native else None
 
 
 cdef cnp.ndarray small(str kernel, x, y, tuple attrs):
@@ -867,7 +893,17 @@ cpdef fresh(array):
     cdef TensorBase t = (<PyTypeObject *>tensor_class).tp_new(<PyTypeObject *>tensor_class, (), NULL)
     t.array = array
     t.storage = Storage.__new__(Storage)
+    if recorders:
+        tell(t)
     return t
+
+
+cdef int tell(TensorBase t) except -1:
+    """A recorder wants to know what tensors it made."""
+    made = getattr(current(), "made", None)
+    if made is not None:
+        made.append(weakref.ref(t))
+    return 0
 
 
 def quick(str kernel not None, x, y, tuple attrs not None):
@@ -999,7 +1035,12 @@ cdef class TensorBase:
         return product(x, y) if z is None else z
 
     def __getbuffer__(self, Py_buffer *view, int flags):
+        if recorders or self.storage.rewrites < 0:
+            self._look()                     # raises where nobody may read
         if self.needs_grad:                  # np.asarray then tries __array__, which says the same
             raise BufferError("a tensor that requires grad gives no buffer, since changes to it would go unrecorded; "
                               "use tensor.detach()")
         pn_reexport(self.array, view, flags)
+
+
+include "_replay.pxi"

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ..kernels import DtypeError, ShapeError
+from ..kernels import DtypeError, ShapeError, watcher, watchers
 from ..tensor import Tensor, _Handle, as_dtype, as_tensor, zeros
 
 
@@ -54,6 +54,8 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if watchers and (found := watcher()):
+            found.calls_module(self)
         if not self._forward_hooks and not self._forward_pre_hooks:
             return self.forward(*args, **kwargs)
         for hook in list(self._forward_pre_hooks.values()):

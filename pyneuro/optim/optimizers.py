@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..autograd import enable_grad
-from ..kernels import ShapeError, run_all
+from ..autograd import enable_grad, tell_grad
+from ..kernels import ShapeError, run_all, unrecorded, watcher, watchers
 from ..tensor import Tensor, wrap
 
 # What a number must satisfy; checked for every group.
@@ -133,13 +133,16 @@ class Optimizer:
         numbers = self.numbers(group)
         if numbers != cohort.given:
             cohort.hyper[: len(numbers)] = cohort.given = numbers
+        if watchers and (found := watcher()):
+            found.steps_optimizer(self, group, cohort, active)
         ops.run(self.tick, (cohort.hyper,))
         calls = []
         for p in active:
             state = self.state[p]
             for name in names:
                 if name not in state:
-                    state[name] = self.first_state(p, name, group)
+                    with unrecorded():
+                        state[name] = self.first_state(p, name, group)
             calls.append((p.array, *[state[name].array for name in names], p._grad.array, cohort.hyper))
             p.storage.version += 1
         run_all(kernel, calls)
@@ -168,6 +171,8 @@ class Optimizer:
         """Drop every gradient, or zero it in place."""
         for group in self.param_groups:
             for p in group["params"]:
+                if watchers:
+                    tell_grad(p, not set_to_none)
                 if set_to_none:
                     p._grad = None
                 elif p._grad is not None:

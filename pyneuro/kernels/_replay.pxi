@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Part of _native.pyx: calls that were filled in once, to be run again and again.
+
+cdef struct Patch:
+    size_t at                    # where in the program's memory a pointer stands
+    int64_t offset               # what it points to, in bytes from the start of its root
+
+
+@cython.final
+cdef class Alias:
+    """What keeps the memory of an alias: its `base`."""
+    cdef object array
+
+
+def alias(cnp.ndarray array not None):
+    """The same elements as an array that does not show where they come from."""
+    cdef Alias keeper = Alias.__new__(Alias)
+    cdef cnp.ndarray view
+    keeper.array = array
+    view = cnp.PyArray_New(cnp.ndarray, cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), cnp.PyArray_TYPE(array),
+                           cnp.PyArray_STRIDES(array), cnp.PyArray_DATA(array), 0,
+                           cnp.PyArray_FLAGS(array) & cnp.NPY_ARRAY_WRITEABLE, <object>NULL)
+    cnp.set_array_base(view, keeper)
+    return view
+
+
+def alias_at(cnp.ndarray root not None, cnp.ndarray like not None, int64_t offset):
+    """The elements of root's memory from `offset` bytes on, laid out as `like`."""
+    cdef cnp.ndarray view = cnp.PyArray_New(
+        cnp.ndarray, cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like), cnp.PyArray_TYPE(like), cnp.PyArray_STRIDES(like),
+        <char *>cnp.PyArray_DATA(root) + offset, 0, cnp.PyArray_FLAGS(root) & cnp.NPY_ARRAY_WRITEABLE, <object>NULL)
+    cnp.set_array_base(view, root)
+    return view
+
+
+@cython.final
+cdef class Program:
+    """Recorded calls on a `Native` backend.
+
+    calls   (kernel, operands, attrs) of each
+    places  of each a tuple by slot: AS_RECORDED, or (root, offset in bytes); root ARENA is memory of the program's own,
+            0 and more are bound before a run
+    """
+    cdef Native backend
+    cdef readonly list calls
+    cdef list places
+    cdef char *memory
+    cdef size_t *start           # of each call in memory
+    cdef int64_t *host           # by call: the next one, or itself, that is Python's to run
+    cdef Patch *patches          # ordered by root
+    cdef int *first              # by root: its first patch
+    cdef void **now              # by root: where it is
+    cdef int roots
+    cdef Block arena
+    cdef readonly size_t arena_bytes
+    cdef list bound              # by root: the array
+    cdef dict python             # operands of the calls that Python runs
+    cdef bint long_work
+
+    def __cinit__(self, Native backend, list calls, list places, int roots, size_t arena_bytes):
+        cdef int64_t count = len(calls), i, patch_count = 0
+        cdef size_t size = 0, call_size = 0
+        cdef pn_call *c
+        cdef Row row
+        cdef int status, slot, root
+        cdef tuple bufs
+        self.backend, self.calls, self.places, self.roots, self.arena_bytes = backend, calls, places, roots, arena_bytes
+        self.bound, self.python = [None] * roots, {}
+        self.arena = Block.__new__(Block)
+        self.arena.size = arena_bytes if arena_bytes > 64 else 64
+        self.arena.data = pn_take(self.arena.size)
+        patch_count = sum(len(p) for p in places)
+        self.memory = <char *>malloc(max(count, 1) * sizeof(pn_call))
+        self.start = <size_t *>malloc((count + 1) * sizeof(size_t))
+        self.host = <int64_t *>malloc((count + 1) * sizeof(int64_t))
+        self.patches = <Patch *>malloc(max(patch_count, 1) * sizeof(Patch))
+        self.first = <int *>malloc((roots + 1) * sizeof(int))
+        self.now = <void **>malloc(max(roots, 1) * sizeof(void *))
+        if self.arena.data is NULL or self.memory is NULL or self.start is NULL or self.host is NULL or \
+                self.patches is NULL or self.first is NULL or self.now is NULL:
+            raise MemoryError(f"no memory for a plan of {count} calls and {arena_bytes} bytes of temporaries")
+
+        by_root = [[] for _ in range(roots)]
+        for i in range(count):
+            kernel, bufs, attrs = calls[i]
+            c = <pn_call *>(self.memory + size)
+            row = row_named(kernel)
+            status = UNFIT if row is None else fill(c, row, bufs, attrs)
+            self.start[i], self.host[i] = size, -1
+            if status == FITS or (status == NEAR and apart(row, bufs)):
+                self.long_work = heavy(c, row) or self.long_work
+                for slot, place in enumerate(places[i]):
+                    if place is not None:
+                        root = place[0]
+                        if root < 0:
+                            c.buf[slot].data = <char *>self.arena.data + <int64_t>place[1]
+                        else:
+                            by_root[root].append((size + (<char *>&c.buf[slot].data - <char *>c), place[1]))
+                size += sizeof(pn_call) - (PN_MAX_BUF - row.slots) * sizeof(pn_buf)
+            else:
+                self.host[i] = i
+                self.python[i] = None
+        self.start[count], self.host[count] = size, count
+        for i in range(count - 1, -1, -1):
+            if self.host[i] < 0:
+                self.host[i] = self.host[i + 1]
+        patch_count = 0
+        for root in range(roots):
+            self.first[root], self.now[root] = patch_count, NULL
+            for at, offset in by_root[root]:
+                self.patches[patch_count].at, self.patches[patch_count].offset = at, offset
+                patch_count += 1
+        self.first[roots] = patch_count
+
+    def __dealloc__(self):
+        free(self.memory)
+        free(self.start)
+        free(self.host)
+        free(self.patches)
+        free(self.first)
+        free(self.now)
+
+    cpdef int bind(self, int root, cnp.ndarray array) except -1:
+        """Let a root be this array's memory: laid out as the recorded one was."""
+        cdef void *data = cnp.PyArray_DATA(array)
+        self.bound[root] = array
+        if self.now[root] != data:
+            self.move(root, data)
+            if self.python:
+                self.python = dict.fromkeys(self.python)
+        return 0
+
+    cdef void move(self, int root, void *data) noexcept nogil:
+        cdef int i
+        self.now[root] = data
+        for i in range(self.first[root], self.first[root + 1]):
+            (<void **>(self.memory + self.patches[i].at))[0] = <char *>data + self.patches[i].offset
+
+    cdef tuple operands(self, int64_t i):
+        """Arrays on what call i works on now."""
+        cdef cnp.ndarray a, view
+        cdef char *data
+        out = []
+        _, bufs, _ = self.calls[i]
+        for a, place in zip(bufs, self.places[i]):
+            if place is None:
+                out.append(a)
+                continue
+            base = self.arena if place[0] < 0 else self.bound[<int>place[0]]
+            data = <char *>(self.arena.data if place[0] < 0 else self.now[<int>place[0]]) + <int64_t>place[1]
+            view = cnp.PyArray_New(cnp.ndarray, cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a),
+                                   cnp.PyArray_STRIDES(a), data, 0, cnp.PyArray_FLAGS(a) & cnp.NPY_ARRAY_WRITEABLE, <object>NULL)
+            cnp.set_array_base(view, base)
+            out.append(view)
+        return tuple(out)
+
+    cdef int by_python(self, int64_t i) except -1:
+        """A call that C does not run: of NumPy, or of operands that must be copied first."""
+        operands = self.python[i]
+        if operands is None:
+            operands = self.python[i] = self.operands(i)
+        self.backend.go(self.calls[i][0], operands, self.calls[i][2])
+        return 0
+
+    cpdef int run(self, int64_t first, int64_t last) except -1:
+        """Run calls first .. last."""
+        cdef int64_t failed = 0, i = first
+        cdef int status
+        if self.long_work:
+            with nogil:
+                status = self.go(first, last, &failed)
+        else:
+            status = self.go(first, last, &failed)
+        if status != PN_OK:
+            kernel, _, attrs = self.calls[failed]
+            complain(self.backend, kernel, self.operands(failed), attrs, status)
+        return 0
+
+    cdef int go(self, int64_t first, int64_t last, int64_t *failed) except -1 nogil:
+        cdef int64_t i = first, stop
+        cdef int status
+        while i < last:
+            stop = min(self.host[i], last)
+            if stop > i:
+                status = pn_run(self.backend.table, <pn_call *>(self.memory + self.start[i]), stop - i, flush_denormals, failed)
+                if status != PN_OK:
+                    failed[0] += i
+                    return status
+            i = stop
+            if i < last:
+                with gil:
+                    self.by_python(i)
+                i += 1
+        return PN_OK
+
+    def seconds(self, int64_t i, int repeats):
+        """Time of call i, run on its own."""
+        start = perf_counter()
+        for _ in range(repeats):
+            self.run(i, i + 1)
+        return (perf_counter() - start) / repeats

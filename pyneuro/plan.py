@@ -1,0 +1,891 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# cython: annotation_typing=False
+"""compile: what a function of tensors ran, recorded once and replayed without Python.
+
+A Recorder is a backend: the kernel calls that pass through the waist are the program, backward and optimizer included. A
+Plan is such a program with its temporaries placed in one piece of memory, and all that must still hold for it to be the
+right one. A Compiled function looks for the plan that fits its arguments, or records one.
+"""
+
+import os
+import sys
+import threading
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dis import get_instructions
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import autograd
+from .autograd import is_grad_enabled
+from .kernels import (
+    Native,
+    Program,
+    alias,
+    alias_at as _view_of,
+    backend,
+    current_backend,
+    empty,
+    recorder_of,
+    recording,
+    watcher,
+    watchers,
+)
+from .kernels.signature import element_dtype, spec_for
+from .nn.module import Module
+from .passes import Call, extent, root_of, start_of
+from .tensor import Tensor, as_tensor, get_default_dtype, wrap
+
+__all__ = ["Compiled", "NotRecordable", "Plan", "Recorder", "compile"]
+
+ARENA = -1
+MANY = 64                                # recordings of one function, after which it runs as it is
+_PLAIN = (type(None), bool, int, float, str, bytes)
+
+
+class NotRecordable(RuntimeError):
+    """The function does something that a replay would not do, or not do again."""
+
+
+# ----------------------------------------------------------------------------------------------------------- recording
+
+
+def _here() -> str:
+    """The innermost line that is not pyneuro's own."""
+    package = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    frame: Any = sys._getframe(1)
+    while frame is not None and (frame.f_code.co_filename.startswith(package) or frame.f_code.co_filename.endswith(".pyx")):
+        frame = frame.f_back
+    if frame is None:
+        return "an unknown line"
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}, in {frame.f_code.co_name}"
+
+
+class Recorder:
+    """A backend that runs each call on another one and keeps it. `with Recorder(inner) as r:` records this thread."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.name = inner, inner.name
+        self.calls: list[Call] = []
+        self.made: list[Any] = []                              # weak references to the tensors made meanwhile
+        self.before: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.modules: dict[int, _Snapshot] = {}
+        self.steps: list[_Step] = []
+        self.grads: dict[int, tuple[Tensor, Any, bool]] = {}   # leaf, its gradient before, whether that was used
+
+    @contextmanager
+    def at_work(self) -> Iterator["Recorder"]:
+        recording(1)
+        watchers.append(self)
+        try:
+            with backend(self):
+                yield self
+        finally:
+            watchers.remove(self)
+            recording(-1)
+
+    def run(self, kernel: str, bufs: tuple[np.ndarray, ...], attrs: tuple[float, ...] = ()) -> None:
+        for slot, b in zip(spec_for(kernel, element_dtype(kernel, bufs)).slots, bufs):
+            if slot.written and isinstance(b, np.ndarray):
+                root = root_of(b)
+                if recorder_of(root) is not self and id(root) not in self.before:
+                    self.before[id(root)] = root, root.copy(order="K")
+        self.inner.run(kernel, bufs, attrs)
+        self.calls.append(Call(kernel, bufs, attrs))
+
+    def restore(self) -> None:
+        """Undo what was written to memory and gradients that were there before."""
+        for root, copy in self.before.values():
+            np.copyto(root, copy)
+        for leaf, grad, _ in self.grads.values():
+            leaf._grad = grad
+
+    # What it is told
+
+    def is_read(self, tensor: Any) -> None:
+        raise NotRecordable(
+            f"the values of a tensor of shape {list(tensor.shape)} are read while a function is recorded ({_here()}); "
+            "a replay would not read them again: return the tensor, or use where() and other tensor functions"
+        )
+
+    def touches_grad(self, leaf: Any, used: bool) -> None:
+        self.grads.setdefault(id(leaf), (leaf, leaf._grad, used))
+
+    def calls_module(self, module: Any) -> None:
+        if id(module) not in self.modules:
+            self.modules[id(module)] = _Snapshot(module)
+
+    def steps_optimizer(self, optimizer: Any, group: dict, cohort: Any, active: list) -> None:
+        self.steps.append(_Step(optimizer, group, cohort, active))
+
+
+# --------------------------------------------------------------------------------------------- what must hold of a plan
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and (a == b or (a != a and b != b)))
+
+
+class _Entry(NamedTuple):
+    """What stands somewhere: in a dict, or in a cell where `where` is one."""
+    where: Any
+    name: Any
+    value: Any
+    owner: str
+
+    def now(self) -> Any:
+        if type(self.where) is dict:
+            return self.where.get(self.name, _MISSING)
+        try:
+            return self.where.cell_contents
+        except ValueError:
+            return _MISSING
+
+    def holds(self) -> bool:
+        return _same(self.now(), self.value)
+
+
+_MISSING = object()
+
+
+class _Snapshot:
+    """What a module was when it was called."""
+
+    def __init__(self, module: Any) -> None:
+        label = type(module).__name__
+        self.module = module
+        self.entries = [
+            _Entry(table, name, value, label)
+            for table in (module._parameters, module._buffers, module._modules)
+            for name, value in table.items()
+        ] + [
+            _Entry(module.__dict__, name, value, label)
+            for name, value in module.__dict__.items()
+            if isinstance(value, _PLAIN)
+        ]
+        self.tensors = [t for table in (module._parameters, module._buffers) for t in table.values() if t is not None]
+        self.versions = [(t.storage, t.storage.version) for t in self.tensors]
+        self.hooks = [(h, tuple(h)) for h in (module._forward_hooks, module._forward_pre_hooks)]
+
+    def hooks_hold(self) -> bool:
+        return all(tuple(h) == keys for h, keys in self.hooks)
+
+
+class _Step:
+    """An optimizer's step of one cohort: its numbers are brought up to date before a replay."""
+
+    def __init__(self, optimizer: Any, group: dict, cohort: Any, active: list) -> None:
+        self.optimizer, self.group, self.cohort, self.count = optimizer, group, cohort, len(active)
+        self.groups, self.state, self.active = optimizer.param_groups, optimizer.state, active
+        self.kernel, self.group_count, self.members = optimizer.kernel(group), len(optimizer.param_groups), len(group["params"])
+        self.read = self.values()
+        self.given = cohort.given
+        self.versions = [(p.storage, p.storage.version) for p in active]
+
+    def values(self) -> list:
+        return [(k, v) for k, v in self.group.items() if k != "params"]
+
+    def changed_meanwhile(self) -> bool:
+        return self.values() != self.read
+
+    def holds(self) -> bool:
+        optimizer, cohort = self.optimizer, self.cohort
+        if (
+            optimizer.param_groups is not self.groups
+            or len(self.groups) != self.group_count
+            or optimizer.state is not self.state
+            or len(self.group["params"]) != self.members
+            or cohort.size != self.count
+        ):
+            return False
+        values = self.values()
+        if values != self.read or cohort.given is not self.given:
+            if optimizer.kernel(self.group) != self.kernel:
+                return False
+            numbers = optimizer.numbers(self.group)
+            if numbers != cohort.given:
+                cohort.hyper[: len(numbers)] = cohort.given = numbers
+            self.read, self.given = values, cohort.given
+        return True
+
+
+def _functions(fn: Any, found: dict[int, Any]) -> dict[int, Any]:
+    """fn and the functions that it names, but for those of packages that are installed."""
+    if isinstance(fn, types.MethodType):
+        fn = fn.__func__
+    if not isinstance(fn, types.FunctionType) or id(fn) in found or (found and not _is_users(fn)):
+        return found
+    found[id(fn)] = fn
+    for entry in _names(fn):
+        if isinstance(entry.value, (types.FunctionType, types.MethodType)):
+            _functions(entry.value, found)
+    return found
+
+
+def _is_users(fn: Any) -> bool:
+    return (fn.__module__ or "").partition(".")[0] not in ("pyneuro", "numpy")
+
+
+def _codes(code: Any) -> Iterator[Any]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _names(fn: Any) -> list[_Entry]:
+    """What the function's global names and its closure stand for."""
+    label = fn.__qualname__
+    names = {i.argval for code in _codes(fn.__code__) for i in get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    out = [_Entry(fn.__globals__, name, fn.__globals__[name], label) for name in sorted(names) if name in fn.__globals__]
+    for cell in fn.__closure__ or ():
+        try:
+            out.append(_Entry(cell, None, cell.cell_contents, label))
+        except ValueError:                                     # not bound yet
+            continue
+    return out
+
+
+def _attributes(fn: Any) -> list[_Entry]:
+    """Of a method, the plain attributes of its object that it names."""
+    owner = getattr(fn, "__self__", None)
+    if owner is None or isinstance(owner, Module) or not hasattr(owner, "__dict__"):
+        return []
+    named = {i.argval for code in _codes(fn.__code__) for i in get_instructions(code) if i.opname in ("LOAD_ATTR", "LOAD_METHOD")}
+    return [_Entry(vars(owner), k, v, type(owner).__name__) for k, v in vars(owner).items() if k in named]
+
+
+def _assigned(fn: Any) -> set[str]:
+    """Names outside the function that it assigns to."""
+    free = set(fn.__code__.co_freevars)
+    return {
+        i.argval
+        for code in _codes(fn.__code__)
+        for i in get_instructions(code)
+        if i.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") or (i.opname == "STORE_DEREF" and i.argval in free)
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- programs
+
+
+class Interpreted:
+    """Recorded calls on any other backend: the same as Program, call by call."""
+
+    def __init__(self, inner: Any, calls: list, places: list, layouts: list[np.ndarray], arena_bytes: int) -> None:
+        self.inner, self.arena_bytes = inner, arena_bytes
+        self.arena = np.empty(arena_bytes + 8, np.uint8)
+        self.buffers = [np.empty(max(extent(a)[1] - extent(a)[0], 1) + 8, np.uint8) for a in layouts]
+        self.origins = [start_of(a) - extent(a)[0] for a in layouts]
+        self.own = [self._view(a, b, at) for a, b, at in zip(layouts, self.buffers, self.origins)]
+        self.bound: list[Any] = [None] * len(layouts)
+        self.calls = [
+            Call(c.kernel, tuple([b if p is None else self._placed(b, p) for b, p in zip(c.bufs, place)]), c.attrs)
+            for c, place in zip(calls, places)
+        ]
+        self.written = {p[0] for c, place in zip(calls, places)
+                        for slot, p in zip(spec_for(c.kernel, element_dtype(c.kernel, c.bufs)).slots, place)
+                        if p is not None and p[0] >= 0 and slot.written}
+
+    @staticmethod
+    def _view(like: np.ndarray, buffer: np.ndarray, offset: int) -> np.ndarray:
+        return np.ndarray(like.shape, like.dtype, buffer, offset, like.strides)
+
+    def _placed(self, like: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+        root, offset = place
+        return self._view(like, self.arena, offset) if root < 0 else self._view(like, self.buffers[root], self.origins[root] + offset)
+
+    def bind(self, root: int, array: np.ndarray) -> None:
+        self.bound[root] = array
+        if array is not self.own[root]:
+            np.copyto(self.own[root], array)
+
+    def run(self, first: int, last: int) -> None:
+        for kernel, bufs, attrs in self.calls[first:last]:
+            self.inner.run(kernel, bufs, attrs)
+        for root in self.written:
+            if self.bound[root] is not None:
+                np.copyto(self.bound[root], self.own[root])
+
+
+def _arena(calls: list[Call], temporary: dict[int, np.ndarray]) -> tuple[dict[int, int], int]:
+    """Where each temporary lies, and how much memory they take together: as much as those that live at once."""
+    life: dict[int, list[int]] = {}
+    for at, call in enumerate(calls):
+        for b in call.bufs:
+            key = id(root_of(b))
+            if key in temporary:
+                life.setdefault(key, [at, at])[1] = at
+    placed: list[tuple[int, int, int, int]] = []                # start, end, first, last
+    offsets: dict[int, int] = {}
+    top = 0
+    for key in sorted(life, key=lambda k: -temporary[k].nbytes):
+        first, last = life[key]
+        size = max(-(-temporary[key].nbytes // 64) * 64, 64)
+        at = 0
+        for start, end, born, gone in sorted(placed):
+            if born <= last and first <= gone and start < at + size and at < end:
+                at = end
+        offsets[key] = at
+        placed.append((at, at + size, first, last))
+        top = max(top, at + size)
+    return offsets, top
+
+
+# ----------------------------------------------------------------------------------------------------------- the plan
+
+
+class _Argument(NamedTuple):
+    """A tensor that was an argument."""
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    strides: tuple[int, ...]
+    needs_grad: bool
+
+    @classmethod
+    def of(cls, t: Any) -> "_Argument":
+        return cls(t.array.shape, t.array.dtype, t.array.strides, bool(t.needs_grad))
+
+
+class _Output(NamedTuple):
+    """A tensor that was returned."""
+    kind: str                            # "argument", "kept" (it was there before), "made", "part" (a view of an argument)
+    index: int                           # of the argument, or of the bound root
+    tensor: Any                          # kept
+    array: Any                           # of a view: as it was recorded
+    offset: int
+    differentiable: int                  # position among those that have gradients, or -1
+
+
+class Plan:
+    """The recorded calls of one function for one kind of arguments. `print(plan)` shows them."""
+
+    def __init__(self, recorder: Recorder, name: str, args: list, aliases: list, outputs: list, entries: list[_Entry],
+                 split: int, gradients: Any, versions: list[int]) -> None:
+        self.backend, self.name = recorder.inner, name
+        self.arguments = [_Argument.of(t) for t in args]
+        self.split, self.gradients = split, gradients
+        self.versions = _moved(recorder)
+        self.argument_versions = [(i, t.storage.version - v) for i, (t, v) in enumerate(zip(args, versions)) if t.storage.version != v]
+        self.entries = entries + [e for s in recorder.modules.values() for e in s.entries]
+        self.modules = list(recorder.modules.values())
+        self.steps = recorder.steps
+        tensors = {id(t): t for s in self.modules for t in s.tensors}
+        tensors |= {id(p): p for s in self.steps for p in s.active}
+        tensors |= {id(t): t for s in self.steps for p in s.active for t in s.optimizer.state[p].values()}
+        tensors |= {id(e.value): e.value for e in entries if isinstance(e.value, Tensor)}
+        self.tensors = [(t, t.array, bool(t.needs_grad)) for t in tensors.values()]
+        self.before = [(leaf, grad, None if grad is None else grad.array) for leaf, grad, used in recorder.grads.values() if used]
+        self.after = [(leaf, leaf._grad) for leaf, _, _ in recorder.grads.values()]
+        self.outputs = outputs
+        self.calls = recorder.calls
+        self.busy = threading.Lock()
+
+        kept = {id(root_of(g.array)) for _, g in self.after if g is not None}
+        self._alias_ids = {id(root_of(a.array)): i for i, a in enumerate(aliases)}
+        self._recorder = recorder
+        self._place(kept, aliases)
+
+    def _place(self, kept: set[int], aliases: list) -> None:
+        calls, recorder = self.calls, self._recorder
+        made: dict[int, int] = {}
+        layouts = [a.array for a in aliases]
+        outputs = []
+        for o in self.outputs:
+            if o.kind == "made":
+                root = root_of(o.array)
+                if id(root) not in made:
+                    made[id(root)] = len(layouts)
+                    layouts.append(root)
+                o = o._replace(index=made[id(root)])
+            outputs.append(o)
+        self.outputs, self.layouts, self.argument_count = outputs, layouts, len(aliases)
+        for g in self.gradients.given if self.gradients else ():
+            made[id(root_of(g))] = len(layouts)
+            layouts.append(g)
+        for results in self.gradients.results if self.gradients else ():
+            for g in results:
+                if g is not None and id(root_of(g)) not in made and recorder_of(root_of(g)) is recorder:
+                    made[id(root_of(g))] = len(layouts)
+                    layouts.append(root_of(g))
+        self.made = made
+        temporary = {}
+        for call in calls:
+            for b in call.bufs:
+                root = root_of(b)
+                if recorder_of(root) is recorder and id(root) not in kept and id(root) not in made and id(root) not in self._alias_ids:
+                    temporary[id(root)] = root
+        offsets, self.arena_bytes = _arena(calls, temporary)
+        self.places = []
+        for call in calls:
+            row = []
+            for b in call.bufs:
+                root = root_of(b)
+                key = id(root)
+                inside = start_of(b) - start_of(root)
+                if key in self._alias_ids:
+                    row.append((self._alias_ids[key], inside))
+                elif key in made:
+                    row.append((made[key], inside))
+                elif key in offsets:
+                    row.append((ARENA, offsets[key] + inside))
+                else:
+                    row.append(None)
+            self.places.append(tuple(row))
+        self.free = [self._program()]
+        written = {}
+        self.writes_argument = False
+        for call, row in zip(calls, self.places):
+            for slot, b, p in zip(spec_for(call.kernel, element_dtype(call.kernel, call.bufs)).slots, call.bufs, row):
+                if slot.written and p is None:
+                    written[id(root_of(b))] = extent(b)
+                if slot.written and p is not None and 0 <= p[0] < self.argument_count:
+                    self.writes_argument = True
+        self.written = list(written.values())
+
+    def _program(self) -> Any:
+        if type(self.backend) is Native:
+            return Program(self.backend, self.calls, self.places, len(self.layouts), self.arena_bytes)
+        return Interpreted(self.backend, self.calls, self.places, self.layouts, self.arena_bytes)
+
+    # Whether it is the right one
+
+    def fits(self, args: list) -> bool:
+        """Whether all that was read in Python while it was recorded is as it was."""
+        for t, array, needs in self.tensors:
+            if t.array is not array or bool(t.needs_grad) != needs:
+                return False
+        for leaf, grad, array in self.before:
+            g = leaf._grad
+            if (g is None) != (grad is None) or (g is not None and g.array is not array):
+                return False
+        for where, name, value, _ in self.entries:
+            now = where.get(name, _MISSING) if type(where) is dict else where.cell_contents
+            if now is not value and not _same(now, value):
+                return False
+        for module in self.modules:
+            if not module.hooks_hold():
+                return False
+        for step in self.steps:
+            if not step.holds():
+                return False
+        return True
+
+    def overlaps(self, args: list) -> bool:
+        """Whether an argument shares memory that the plan writes: then only call by call is it right."""
+        if not self.written and not self.writes_argument:
+            return False
+        spans = [extent(t.array) for t in args]
+        for i, (low, high) in enumerate(spans):
+            for start, end in self.written:
+                if low < end and start < high:
+                    return True
+            if self.writes_argument and any(low < e and s < high for s, e in spans[:i]):
+                return True
+        return False
+
+    # Running
+
+    def replay(self, args: list) -> list:
+        """Run it on tensors of the layout of its arguments; what the function returned, in order."""
+        if not self.busy.acquire(blocking=False):
+            raise RuntimeError(f"the plan of {self.name} is busy in another thread; use clone()")
+        try:
+            if not self.free:
+                self.free.append(self._program())
+            program = self.free.pop()
+            lease = _Lease(self, program)
+            for i in range(self.argument_count):
+                program.bind(i, args[i].array)
+            made: dict[int, np.ndarray] = {}
+            for o in self.outputs:
+                if o.kind == "made" and o.index not in made:
+                    layout = self.layouts[o.index]
+                    made[o.index] = empty(layout.shape, layout.dtype)
+                    program.bind(o.index, made[o.index])
+            program.run(0, self.split)
+            for leaf, g in self.after:
+                leaf._grad = g
+            for storage, more in self.versions:
+                storage.version += more
+            for i, more in self.argument_versions:
+                args[i].storage.version += more
+            return [self._output(o, args, made, lease) for o in self.outputs]
+        finally:
+            self.busy.release()
+
+    def replay_gradient(self, program: Any, number: int, g: np.ndarray, needs: tuple) -> tuple:
+        """The gradients of the leaves for one output's."""
+        gradients = self.gradients
+        layout = gradients.given[number]
+        if g.strides != layout.strides:
+            g = np.ascontiguousarray(g).reshape(layout.shape)
+        bound = {self.made[id(layout)]: g}
+        program.bind(self.made[id(layout)], g)
+        out: list[Any] = []
+        for result, need in zip(gradients.results[number], needs):
+            if result is None or not need:
+                out.append(None)
+                continue
+            root = root_of(result)
+            index = self.made.get(id(root))
+            if index is None:                                  # nothing that a replay would change
+                out.append(wrap(result.copy()))
+                continue
+            if index not in bound:
+                bound[index] = empty(root.shape, root.dtype)
+                program.bind(index, bound[index])
+            out.append(wrap(_view_of(bound[index], result, start_of(result) - start_of(root))))
+        program.run(*gradients.ranges[number])
+        return tuple(out)
+
+    def _output(self, o: _Output, args: list, made: dict[int, np.ndarray], lease: Any) -> Any:
+        if o.kind == "kept":
+            return o.tensor
+        if o.kind == "argument":
+            return args[o.index]
+        if o.kind == "part":
+            t = wrap(_view_of(args[o.index].array, o.array, o.offset), args[o.index].storage)
+            return t
+        root = made[o.index]
+        array = root if o.array is self.layouts[o.index] else _view_of(root, o.array, o.offset)
+        t = wrap(array)
+        if o.differentiable >= 0:
+            t.node, t.needs_grad = self.gradients.node(self, lease, o.differentiable, t, args), True
+        return t
+
+    def clone(self) -> "Plan":
+        """The same plan with memory of its own, for another thread."""
+        import copy
+
+        other = copy.copy(self)
+        other.busy, other.free = threading.Lock(), [other._program()]
+        return other
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a plan holds addresses of this process and cannot be pickled; compile the function again where it is used")
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        def shown(b: np.ndarray, place: Any) -> str:
+            where = "" if place is None else f"@{place[1]}" if place[0] == ARENA else f"#{place[0]}"
+            return f"{'x'.join(map(str, b.shape)) or '1'}{where}"
+
+        lines = [f"{self.name}: {len(self.calls)} calls on {self.backend.name}, {self.arena_bytes:,} bytes of temporaries (@), "
+                 f"{self.argument_count} arguments and {len(self.layouts) - self.argument_count} results (#)"]
+        for i, (call, row) in enumerate(zip(self.calls, self.places)):
+            spec = spec_for(call.kernel, element_dtype(call.kernel, call.bufs))
+            operands = " ".join(f"{s.name}:{shown(b, p)}" for s, b, p in zip(spec.slots, call.bufs, row))
+            mark = " (NumPy)" if spec.host else ""
+            attrs = f" ; {' '.join(f'{a:g}' for a in call.attrs)}" if call.attrs else ""
+            lines.append(f"{i:4} {call.kernel}{mark} {operands}{attrs}")
+        return lines
+
+
+class _Lease:
+    """A program in use: the plan has it back when nobody needs its memory any more."""
+
+    def __init__(self, plan: Plan, program: Any) -> None:
+        self.plan, self.program = plan, program
+
+    def __del__(self) -> None:
+        self.plan.free.append(self.program)
+
+
+def _moved(recorder: Recorder) -> list[tuple[Any, int]]:
+    """How far the versions of what lasts were moved on."""
+    first: dict[int, tuple[Any, int]] = {}
+    for noted in (*recorder.modules.values(), *recorder.steps):
+        for storage, version in noted.versions:
+            first.setdefault(id(storage), (storage, version))
+    return [(storage, storage.version - version) for storage, version in first.values() if storage.version != version]
+
+
+class _Gradients:
+    """What replays of the outputs' gradients take and give: by output, then by leaf."""
+
+    name = "compiled"
+    saves = ()
+
+    def __init__(self, leaves: list[Any], given: list[np.ndarray], results: list[list[Any]], ranges: list[tuple[int, int]]) -> None:
+        self.leaves, self.given, self.results, self.ranges = leaves, given, results, ranges
+
+    def node(self, plan: Plan, lease: _Lease, number: int, out: Any, args: list) -> Any:
+        leaves = tuple([args[leaf] if type(leaf) is int else leaf for leaf in self.leaves])
+        return autograd.record(self, leaves, (plan, number), out, (lease, out.storage, out.storage.version))
+
+    def backward(self, node: Any, g: Any) -> tuple:
+        if not node.extras:
+            raise RuntimeError("backward through a compiled function a second time: what it saved was freed after the first; "
+                               "call backward(retain_graph=True) the first time")
+        if not node.fast:
+            raise RuntimeError("the gradient of a compiled function cannot be differentiated again; "
+                               "call the function itself where create_graph=True")
+        plan, number = node.attrs
+        lease, storage, version = node.extras
+        if storage.version != version:
+            raise RuntimeError("the output of a compiled function has been modified in place before its backward; work on a copy")
+        return plan.replay_gradient(lease.program, number, g.array, node.needs)
+
+
+def _flatten(value: Any, tensors: list) -> Any:
+    """What value is but for its tensors, which are put on the list."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return Tensor
+    if isinstance(value, np.ndarray):
+        tensors.append(as_tensor(value))
+        return np.ndarray
+    if isinstance(value, (tuple, list)):
+        return type(value), tuple([_flatten(v, tensors) for v in value])
+    if isinstance(value, dict):
+        return dict, tuple([(k, _flatten(v, tensors)) for k, v in value.items()])
+    if isinstance(value, _PLAIN):
+        return type(value), repr(value) if type(value) is float else value
+    return _Held(value)
+
+
+class _Held:
+    """Any other argument: the same only as itself."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def _rebuilt(value: Any, tensors: Iterator) -> Any:
+    """value with the next of the tensors for each of its own."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return next(tensors)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*[_rebuilt(v, tensors) for v in value])
+    if isinstance(value, (tuple, list)):
+        return type(value)([_rebuilt(v, tensors) for v in value])
+    if isinstance(value, dict):
+        return {k: _rebuilt(v, tensors) for k, v in value.items()}
+    return value
+
+
+def _enabled() -> bool:
+    return os.environ.get("PYNEURO_COMPILE", "1") != "0"
+
+
+class Compiled:
+    """A function that is recorded for each kind of arguments that it meets, and replayed from then on."""
+
+    def __init__(self, fn: Callable) -> None:
+        self.fn = fn
+        self.name = getattr(fn, "__qualname__", type(fn).__name__)
+        self.plans: dict[Any, list[tuple[Plan, Any]]] = {}
+        self.recordings = 0
+        self.__name__, self.__doc__, self.__wrapped__ = getattr(fn, "__name__", self.name), fn.__doc__, fn
+        if isinstance(fn, (types.FunctionType, types.MethodType)) and (names := _assigned(fn)):
+            raise NotRecordable(
+                f"{self.name} assigns to {', '.join(sorted(names))}, which is not its own: a replay would not; return it instead"
+            )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not _enabled() or self.recordings > MANY or (watchers and watcher()):
+            return self.fn(*args, **kwargs)
+        tensors: list[Any] = []
+        shape = _flatten((args, kwargs), tensors)
+        key = (
+            shape,
+            tuple([_Argument.of(t) for t in tensors]),
+            tuple([next(j for j, u in enumerate(tensors) if u is t) for t in tensors]),
+            is_grad_enabled(),
+            get_default_dtype(),
+            current_backend().name,
+        )
+        for plan, result in self.plans.get(key, ()):
+            if plan.fits(tensors):
+                if plan.overlaps(tensors):
+                    return self.fn(*args, **kwargs)
+                return _rebuilt(result, iter(plan.replay(tensors)))
+        return self._record(key, args, kwargs, tensors)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else Compiled(types.MethodType(self.fn, instance))
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """The plan for these arguments; recorded, and run once, if there is none yet."""
+        tensors: list[Any] = []
+        self(*args, **kwargs)
+        _flatten((args, kwargs), tensors)
+        return next(plan for plans in self.plans.values() for plan, _ in reversed(plans)
+                    if plan.arguments == [_Argument.of(t) for t in tensors] and plan.fits(tensors))
+
+    def _record(self, key: Any, args: tuple, kwargs: dict, tensors: list) -> Any:
+        self.recordings += 1
+        if self.recordings > MANY:
+            warnings.warn(f"{self.name} was recorded {MANY} times, each time for other arguments or surroundings; "
+                          "from now on it runs as it is", RuntimeWarning, stacklevel=3)
+            return self.fn(*args, **kwargs)
+        recorder = Recorder(current_backend())
+        entries = [e for f in _functions(self.fn, {}).values() for e in _names(f)] + _attributes(self.fn)
+        aliases = [_stand_in(t) for t in tensors]
+        for i, t in enumerate(tensors):
+            aliases[i] = aliases[next(j for j, u in enumerate(tensors) if u is t)]
+        versions = [t.storage.version for t in tensors]
+        try:
+            with recorder.at_work():
+                given, named = _rebuilt((args, kwargs), iter(aliases))
+                result = self.fn(*given, **named)
+            for e in entries + [e for s in recorder.modules.values() for e in s.entries]:
+                if not e.holds():
+                    raise NotRecordable(f"{e.owner}: {e.name or 'a variable'} changes while {self.name} is recorded; "
+                                        "a replay would not change it")
+            if any(step.changed_meanwhile() for step in recorder.steps):
+                raise NotRecordable(f"a param group changes after its step while {self.name} is recorded; a replay would not "
+                                    "change it: step the scheduler outside")
+            plan = _plan(self.name, recorder, tensors, aliases, result, entries, versions)
+        except BaseException:
+            recorder.restore()
+            _forget(recorder, ())
+            raise
+        recorder.restore()
+        _forget(recorder, [g for _, g in plan.after])
+        if plan.overlaps(tensors):
+            return self.fn(*args, **kwargs)
+        self.plans.setdefault(key, []).append((plan, result))
+        return _rebuilt(result, iter(plan.replay(tensors)))
+
+
+def _stand_in(t: Any) -> Any:
+    """The argument for a recording: the same memory, and no past."""
+    stand_in = wrap(alias(t.array), t.storage)
+    stand_in.needs_grad = bool(t.requires_grad)
+    return stand_in
+
+
+def _forget(recorder: Recorder, kept: Sequence[Any]) -> None:
+    """No one is to read what was made while recording, but for what is kept up to date."""
+    storages = {id(t.storage) for t in kept if t is not None}
+    for ref in recorder.made:
+        t = ref()
+        if t is not None and recorder_of(root_of(t.array)) is recorder and id(t.storage) not in storages:
+            t.storage.rewrites = -1
+
+
+def _outputs(result: Any) -> Iterator[Any]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, np.ndarray):
+        raise NotRecordable("a compiled function returns an array, which a replay would not fill again: return the tensor")
+    elif isinstance(result, (tuple, list)):
+        for r in result:
+            yield from _outputs(r)
+    elif isinstance(result, dict):
+        for r in result.values():
+            yield from _outputs(r)
+    elif not isinstance(result, _PLAIN):
+        raise NotRecordable(f"a compiled function returns tensors, numbers, and tuples, lists or dicts of them, "
+                            f"not {type(result).__name__}")
+
+
+def _plan(name: str, recorder: Recorder, args: list, aliases: list, result: Any, entries: list, versions: list) -> Plan:
+    by_alias = {id(a.array): i for i, a in enumerate(aliases)}
+    outputs, open_ends = [], []
+    for t in _outputs(result):
+        root = root_of(t.array)
+        offset = start_of(t.array) - start_of(root)
+        if t.array is root and id(root) in by_alias:
+            outputs.append(_Output("argument", by_alias[id(root)], None, None, 0, -1))
+        elif id(root) in by_alias:
+            outputs.append(_Output("part", by_alias[id(root)], None, t.array, offset, -1))
+        elif recorder_of(root) is recorder:
+            alive = t.requires_grad and t.node is not None and t.node.kept is not None
+            outputs.append(_Output("made", -1, None, t.array, offset, len(open_ends) if alive else -1))
+            if alive:
+                open_ends.append(t)
+        else:
+            outputs.append(_Output("kept", -1, t, None, 0, -1))
+    split = len(recorder.calls)
+    gradients = _record_gradients(recorder, aliases, open_ends) if open_ends else None
+    return Plan(recorder, name, args, aliases, outputs, entries, split, gradients, versions)
+
+
+def _record_gradients(recorder: Recorder, aliases: list, outputs: list) -> _Gradients:
+    """Record the way back from each output to the leaves."""
+    leaves = autograd.leaves(outputs)
+    by_alias = {id(a): i for i, a in enumerate(aliases)}
+    given, results, ranges = [], [], []
+    with recorder.at_work():
+        for y in outputs:
+            g = y._full(y.shape, 1.0)
+            first = len(recorder.calls)
+            found = autograd.grad([y], leaves, [g], retain_graph=True, allow_unused=True)
+            given.append(g.array)
+            results.append([None if f is None else f.array for f in found])
+            ranges.append((first, len(recorder.calls)))
+    return _Gradients([by_alias.get(id(leaf), leaf) for leaf in leaves], given, results, ranges)
+
+
+class CompiledModule(Module):
+    """A module whose forward is compiled. Parameters, buffers and submodules are the module's own, by the same names."""
+
+    def __init__(self, module: Module) -> None:
+        object.__setattr__(self, "module", module)
+        object.__setattr__(self, "compiled", Compiled(module))
+        for name in ("_parameters", "_buffers", "_modules", "_transient"):
+            object.__setattr__(self, name, module.__dict__[name])
+        for name in ("_forward_hooks", "_forward_pre_hooks"):
+            object.__setattr__(self, name, {})
+
+    @property
+    def training(self) -> bool:                                  # type: ignore[override]
+        return self.module.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.compiled(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Any:
+        self.module.train(mode)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["module"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.module, name, value)
+
+    def extra_repr(self) -> str:
+        return "compiled"
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        return self.compiled.plan(*args, **kwargs)
+
+
+def compile(fn: Any = None, *, disable: bool = False) -> Any:
+    """A function of tensors, or a module, that is recorded when it is first called and replayed in C from then on.
+
+    What is recorded is what ran: forward, loss, backward(), optimizer.step(), or any part of them. It is recorded again
+    for other shapes, dtypes, layouts, values of arguments that are no tensors, train flags, grad mode and the like. Results
+    have the bits that the function itself gives. Learning rates and all that optimizers read from their param groups
+    may change between calls; schedulers step outside. Gradients stay in .grad, whose memory the next replay writes.
+
+    Raises NotRecordable, naming the line, where a function reads values or changes what is not its own. With
+    PYNEURO_COMPILE=0, or disable, functions run as they are. Usable as a decorator.
+    """
+    if fn is None:
+        return lambda f: compile(f, disable=disable)
+    if disable:
+        return fn
+    if isinstance(fn, Module):
+        return CompiledModule(fn)
+    if not callable(fn):
+        raise TypeError(f"compile takes a function or a module, not {type(fn).__name__}")
+    return Compiled(fn)
