@@ -29,7 +29,7 @@ DEBUG, WERROR = (os.environ.get(f"PYNEURO_{name}", "0") not in ("", "0") for nam
 SANITIZE = os.environ.get("PYNEURO_SANITIZE", "")
 STRICT = DEBUG or WERROR or bool(SANITIZE)
 # Python files that are compiled as they stand. An in-place build of them hides later edits until the next one.
-HOT = [name for name in ("tensor", "ops", "graph") if Path(f"pyneuro/{name}.pxd").exists() and not DEBUG]
+HOT = [name for name in ("tensor", "ops", "graph", "replay") if Path(f"pyneuro/{name}.pxd").exists() and not DEBUG]
 MODE = (["-O0", "-g", "-U_FORTIFY_SOURCE"] if DEBUG else ["-O3", "-g0"]) if not SANITIZE else \
        [f"-fsanitize={SANITIZE}", "-O1", "-g", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE"]
 # -ffp-contract=off: a product and a sum are fused where vfma says so and nowhere else, on every ISA.

@@ -5,12 +5,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .kernels.signature import Spec, element_dtype, spec_for
+
 
 class Call(NamedTuple):
     """One kernel call: its operands by slot, and its attrs."""
     kernel: str
     bufs: tuple[np.ndarray, ...]
     attrs: tuple[float, ...]
+
+    @property
+    def spec(self) -> Spec:
+        return spec_for(self.kernel, element_dtype(self.kernel, self.bufs))
 
 
 def root_of(array: np.ndarray) -> np.ndarray:
@@ -22,16 +28,3 @@ def root_of(array: np.ndarray) -> np.ndarray:
 
 def start_of(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
-
-
-def extent(array: np.ndarray) -> tuple[int, int]:
-    """Its memory, first byte and the one after the last."""
-    if not array.size:
-        return 0, 0
-    low = high = start_of(array)
-    for n, step in zip(array.shape, array.strides):
-        if step < 0:
-            low += (n - 1) * step
-        else:
-            high += (n - 1) * step
-    return low, high + array.itemsize

@@ -7,9 +7,9 @@ Plan is such a program with its temporaries placed in one piece of memory, and a
 right one. A Compiled function looks for the plan that fits its arguments, or records one.
 """
 
+import copy
 import os
 import sys
-import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ from .kernels import (
     Native,
     Program,
     alias,
-    alias_at as _view_of,
+    alias_at,
     backend,
     current_backend,
     empty,
@@ -34,16 +34,15 @@ from .kernels import (
     watcher,
     watchers,
 )
-from .kernels.signature import element_dtype, spec_for
 from .nn.module import Module
-from .passes import Call, extent, root_of, start_of
+from .passes import Call, root_of, start_of
+from .replay import PLAIN, Entry, Lease, Output, Replay, quick, same, span, stand
 from .tensor import Tensor, as_tensor, get_default_dtype, wrap
 
 __all__ = ["Compiled", "NotRecordable", "Plan", "Recorder", "compile"]
 
 ARENA = -1
 MANY = 64                                # recordings of one function, after which it runs as it is
-_PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 class NotRecordable(RuntimeError):
@@ -88,13 +87,14 @@ class Recorder:
             recording(-1)
 
     def run(self, kernel: str, bufs: tuple[np.ndarray, ...], attrs: tuple[float, ...] = ()) -> None:
-        for slot, b in zip(spec_for(kernel, element_dtype(kernel, bufs)).slots, bufs):
+        call = Call(kernel, bufs, attrs)
+        for slot, b in zip(call.spec.slots, bufs):
             if slot.written and isinstance(b, np.ndarray):
                 root = root_of(b)
                 if recorder_of(root) is not self and id(root) not in self.before:
                     self.before[id(root)] = root, root.copy(order="K")
         self.inner.run(kernel, bufs, attrs)
-        self.calls.append(Call(kernel, bufs, attrs))
+        self.calls.append(call)
 
     def restore(self) -> None:
         """Undo what was written to memory and gradients that were there before."""
@@ -125,32 +125,6 @@ class Recorder:
 # --------------------------------------------------------------------------------------------- what must hold of a plan
 
 
-def _same(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and (a == b or (a != a and b != b)))
-
-
-class _Entry(NamedTuple):
-    """What stands somewhere: in a dict, or in a cell where `where` is one."""
-    where: Any
-    name: Any
-    value: Any
-    owner: str
-
-    def now(self) -> Any:
-        if type(self.where) is dict:
-            return self.where.get(self.name, _MISSING)
-        try:
-            return self.where.cell_contents
-        except ValueError:
-            return _MISSING
-
-    def holds(self) -> bool:
-        return _same(self.now(), self.value)
-
-
-_MISSING = object()
-
-
 class _Snapshot:
     """What a module was when it was called."""
 
@@ -158,13 +132,13 @@ class _Snapshot:
         label = type(module).__name__
         self.module = module
         self.entries = [
-            _Entry(table, name, value, label)
+            Entry(table, name, value, label)
             for table in (module._parameters, module._buffers, module._modules)
             for name, value in table.items()
         ] + [
-            _Entry(module.__dict__, name, value, label)
+            Entry(module.__dict__, name, value, label)
             for name, value in module.__dict__.items()
-            if isinstance(value, _PLAIN)
+            if isinstance(value, PLAIN)
         ]
         self.tensors = [t for table in (module._parameters, module._buffers) for t in table.values() if t is not None]
         self.versions = [(t.storage, t.storage.version) for t in self.tensors]
@@ -178,37 +152,43 @@ class _Step:
     """An optimizer's step of one cohort: its numbers are brought up to date before a replay."""
 
     def __init__(self, optimizer: Any, group: dict, cohort: Any, active: list) -> None:
-        self.optimizer, self.group, self.cohort, self.count = optimizer, group, cohort, len(active)
-        self.groups, self.state, self.active = optimizer.param_groups, optimizer.state, active
-        self.kernel, self.group_count, self.members = optimizer.kernel(group), len(optimizer.param_groups), len(group["params"])
-        self.read = self.values()
-        self.given = cohort.given
+        self.optimizer, self.group, self.cohort, self.active = optimizer, group, cohort, active
+        self.kernel = optimizer.kernel(group)
+        self.lists = [(optimizer.param_groups, len(optimizer.param_groups)), (group["params"], len(group["params"]))]
+        self.state, self.size = optimizer.state, cohort.size
         self.versions = [(p.storage, p.storage.version) for p in active]
+        self.mark()
 
-    def values(self) -> list:
-        return [(k, v) for k, v in self.group.items() if k != "params"]
+    def mark(self) -> None:
+        """Remember what stands where, so that a look tells that nothing has changed."""
+        self.marks = quick([
+            *[Entry(self.group, k, v, "") for k, v in self.group.items()],
+            *[Entry(vars(self.optimizer), k, getattr(self.optimizer, k), "") for k in ("param_groups", "state")],
+            *[Entry(vars(self.cohort), k, getattr(self.cohort, k), "") for k in ("size", "given")],
+        ])
 
     def changed_meanwhile(self) -> bool:
-        return self.values() != self.read
+        return not stand(self.marks)
+
+    def lists_hold(self) -> bool:
+        return all(len(found) == count for found, count in self.lists)
 
     def holds(self) -> bool:
-        optimizer, cohort = self.optimizer, self.cohort
+        """Whether the plan is right for what now stands there; the kernel's numbers are what the group says."""
+        optimizer, group, cohort = self.optimizer, self.group, self.cohort
         if (
-            optimizer.param_groups is not self.groups
-            or len(self.groups) != self.group_count
+            optimizer.param_groups is not self.lists[0][0]
+            or group["params"] is not self.lists[1][0]
+            or not self.lists_hold()
             or optimizer.state is not self.state
-            or len(self.group["params"]) != self.members
-            or cohort.size != self.count
+            or cohort.size != self.size
+            or optimizer.kernel(group) != self.kernel
         ):
             return False
-        values = self.values()
-        if values != self.read or cohort.given is not self.given:
-            if optimizer.kernel(self.group) != self.kernel:
-                return False
-            numbers = optimizer.numbers(self.group)
-            if numbers != cohort.given:
-                cohort.hyper[: len(numbers)] = cohort.given = numbers
-            self.read, self.given = values, cohort.given
+        numbers = optimizer.numbers(group)
+        if numbers != cohort.given:
+            cohort.hyper[: len(numbers)] = cohort.given = numbers
+        self.mark()
         return True
 
 
@@ -236,26 +216,26 @@ def _codes(code: Any) -> Iterator[Any]:
             yield from _codes(constant)
 
 
-def _names(fn: Any) -> list[_Entry]:
+def _names(fn: Any) -> list[Entry]:
     """What the function's global names and its closure stand for."""
     label = fn.__qualname__
     names = {i.argval for code in _codes(fn.__code__) for i in get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    out = [_Entry(fn.__globals__, name, fn.__globals__[name], label) for name in sorted(names) if name in fn.__globals__]
+    out = [Entry(fn.__globals__, name, fn.__globals__[name], label) for name in sorted(names) if name in fn.__globals__]
     for cell in fn.__closure__ or ():
         try:
-            out.append(_Entry(cell, None, cell.cell_contents, label))
+            out.append(Entry(cell, None, cell.cell_contents, label))
         except ValueError:                                     # not bound yet
             continue
     return out
 
 
-def _attributes(fn: Any) -> list[_Entry]:
+def _attributes(fn: Any) -> list[Entry]:
     """Of a method, the plain attributes of its object that it names."""
     owner = getattr(fn, "__self__", None)
     if owner is None or isinstance(owner, Module) or not hasattr(owner, "__dict__"):
         return []
     named = {i.argval for code in _codes(fn.__code__) for i in get_instructions(code) if i.opname in ("LOAD_ATTR", "LOAD_METHOD")}
-    return [_Entry(vars(owner), k, v, type(owner).__name__) for k, v in vars(owner).items() if k in named]
+    return [Entry(vars(owner), k, v, type(owner).__name__) for k, v in vars(owner).items() if k in named]
 
 
 def _assigned(fn: Any) -> set[str]:
@@ -273,35 +253,29 @@ def _assigned(fn: Any) -> set[str]:
 
 
 class Interpreted:
-    """Recorded calls on any other backend: the same as Program, call by call."""
+    """Recorded calls on any other backend: what Program is to a native one, call by call."""
 
-    def __init__(self, inner: Any, calls: list, places: list, layouts: list[np.ndarray], arena_bytes: int) -> None:
-        self.inner, self.arena_bytes = inner, arena_bytes
+    def __init__(self, inner: Any, calls: list, places: list, layouts: list[np.ndarray], arena_bytes: int, arguments: int) -> None:
+        self.inner, self.arguments = inner, arguments
         self.arena = np.empty(arena_bytes + 8, np.uint8)
-        self.buffers = [np.empty(max(extent(a)[1] - extent(a)[0], 1) + 8, np.uint8) for a in layouts]
-        self.origins = [start_of(a) - extent(a)[0] for a in layouts]
-        self.own = [self._view(a, b, at) for a, b, at in zip(layouts, self.buffers, self.origins)]
+        self.buffers = [np.empty(max(end - low, 1) + 8, np.uint8) for low, end in map(span, layouts)]
+        self.origins = [start_of(a) - span(a)[0] for a in layouts]
+        self.own = [self._placed(a, (i, 0)) for i, a in enumerate(layouts)]
         self.bound: list[Any] = [None] * len(layouts)
-        self.calls = [
-            Call(c.kernel, tuple([b if p is None else self._placed(b, p) for b, p in zip(c.bufs, place)]), c.attrs)
-            for c, place in zip(calls, places)
-        ]
-        self.written = {p[0] for c, place in zip(calls, places)
-                        for slot, p in zip(spec_for(c.kernel, element_dtype(c.kernel, c.bufs)).slots, place)
-                        if p is not None and p[0] >= 0 and slot.written}
-
-    @staticmethod
-    def _view(like: np.ndarray, buffer: np.ndarray, offset: int) -> np.ndarray:
-        return np.ndarray(like.shape, like.dtype, buffer, offset, like.strides)
+        self.calls = [Call(c.kernel, tuple([b if p is None else self._placed(b, p) for b, p in zip(c.bufs, row)]), c.attrs)
+                      for c, row in zip(calls, places)]
+        written = [(b, p) for c, row in zip(calls, places) for s, b, p in zip(c.spec.slots, c.bufs, row) if s.written]
+        self.written = {p[0] for _, p in written if p is not None and p[0] >= 0}
+        self.spans = [span(b) for b, p in written if p is None]
 
     def _placed(self, like: np.ndarray, place: tuple[int, int]) -> np.ndarray:
         root, offset = place
-        return self._view(like, self.arena, offset) if root < 0 else self._view(like, self.buffers[root], self.origins[root] + offset)
+        buffer, origin = (self.arena, 0) if root < 0 else (self.buffers[root], self.origins[root])
+        return np.ndarray(like.shape, like.dtype, buffer, origin + offset, like.strides)
 
     def bind(self, root: int, array: np.ndarray) -> None:
         self.bound[root] = array
-        if array is not self.own[root]:
-            np.copyto(self.own[root], array)
+        np.copyto(self.own[root], array)
 
     def run(self, first: int, last: int) -> None:
         for kernel, bufs, attrs in self.calls[first:last]:
@@ -309,6 +283,15 @@ class Interpreted:
         for root in self.written:
             if self.bound[root] is not None:
                 np.copyto(self.bound[root], self.own[root])
+
+    def clashes(self, arrays: list[np.ndarray]) -> bool:
+        """Whether an argument lies in other memory that the calls write."""
+        spans = list(map(span, arrays))
+        return any(low < end and start < high for low, high in spans for start, end in self.spans) or (
+            any(root < self.arguments for root in self.written)
+            and any(a is not b and low < end and start < high
+                    for i, (a, (low, high)) in enumerate(zip(arrays, spans))
+                    for b, (start, end) in zip(arrays[:i], spans)))
 
 
 def _arena(calls: list[Call], temporary: dict[int, np.ndarray]) -> tuple[dict[int, int], int]:
@@ -335,234 +318,134 @@ def _arena(calls: list[Call], temporary: dict[int, np.ndarray]) -> tuple[dict[in
     return offsets, top
 
 
+def _placed(calls: list[Call], recorder: Recorder, lasting: set[int], number: dict[int, int]) -> tuple[list, int]:
+    """By call and slot: (number of a bound root, offset), (ARENA, offset), or None for memory that stays where it is."""
+    temporary = {}
+    for call in calls:
+        for root in map(root_of, call.bufs):
+            if recorder_of(root) is recorder and id(root) not in lasting and id(root) not in number:
+                temporary[id(root)] = root
+    offsets, total = _arena(calls, temporary)
+
+    def place(b: np.ndarray) -> Any:
+        root = root_of(b)
+        inside = start_of(b) - start_of(root)
+        if id(root) in number:
+            return number[id(root)], inside
+        return (ARENA, offsets[id(root)] + inside) if id(root) in offsets else None
+
+    return [tuple(map(place, call.bufs)) for call in calls], total
+
+
 # ----------------------------------------------------------------------------------------------------------- the plan
 
 
-class _Argument(NamedTuple):
-    """A tensor that was an argument."""
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    strides: tuple[int, ...]
-    needs_grad: bool
-
-    @classmethod
-    def of(cls, t: Any) -> "_Argument":
-        return cls(t.array.shape, t.array.dtype, t.array.strides, bool(t.needs_grad))
+def _first(tensors: list, t: Any) -> int:
+    """Where t stands on the list first."""
+    return next(i for i, u in enumerate(tensors) if u is t)
 
 
-class _Output(NamedTuple):
-    """A tensor that was returned."""
-    kind: str                            # "argument", "kept" (it was there before), "made", "part" (a view of an argument)
-    index: int                           # of the argument, or of the bound root
-    tensor: Any                          # kept
-    array: Any                           # of a view: as it was recorded
-    offset: int
-    differentiable: int                  # position among those that have gradients, or -1
+def _layout(t: Any) -> tuple:
+    return t.array.shape, t.array.dtype, t.array.strides, bool(t.needs_grad)
 
 
 class Plan:
-    """The recorded calls of one function for one kind of arguments. `print(plan)` shows them."""
+    """The recorded calls of one function for one kind of arguments. `print(plan)` shows them, `plan.profile()` times them."""
 
-    def __init__(self, recorder: Recorder, name: str, args: list, aliases: list, outputs: list, entries: list[_Entry],
+    def __init__(self, recorder: Recorder, name: str, args: list, aliases: list, outputs: list, entries: list[Entry],
                  split: int, gradients: Any, versions: list[int]) -> None:
-        self.backend, self.name = recorder.inner, name
-        self.arguments = [_Argument.of(t) for t in args]
-        self.split, self.gradients = split, gradients
-        self.versions = _moved(recorder)
-        self.argument_versions = [(i, t.storage.version - v) for i, (t, v) in enumerate(zip(args, versions)) if t.storage.version != v]
-        self.entries = entries + [e for s in recorder.modules.values() for e in s.entries]
-        self.modules = list(recorder.modules.values())
-        self.steps = recorder.steps
-        tensors = {id(t): t for s in self.modules for t in s.tensors}
-        tensors |= {id(p): p for s in self.steps for p in s.active}
-        tensors |= {id(t): t for s in self.steps for p in s.active for t in s.optimizer.state[p].values()}
+        self.name, self.backend, self.calls, self.gradients = name, recorder.inner, recorder.calls, gradients
+        modules, steps = list(recorder.modules.values()), recorder.steps
+        after = [(leaf, leaf._grad) for leaf, _, _ in recorder.grads.values()]
+        self.kept = [g for _, g in after if g is not None]
+        outputs, results = self._roots(recorder, aliases, outputs)
+        self.places, self.arena_bytes = _placed(self.calls, recorder, {id(a.array) for a in aliases} | {
+            id(root_of(g.array)) for g in self.kept}, self.root_number)
+
+        tensors = {id(t): t for s in modules for t in s.tensors} | {id(p): p for s in steps for p in s.active}
+        tensors |= {id(t): t for s in steps for p in s.active for t in s.optimizer.state[p].values() if isinstance(t, Tensor)}
         tensors |= {id(e.value): e.value for e in entries if isinstance(e.value, Tensor)}
-        self.tensors = [(t, t.array, bool(t.needs_grad)) for t in tensors.values()]
-        self.before = [(leaf, grad, None if grad is None else grad.array) for leaf, grad, used in recorder.grads.values() if used]
-        self.after = [(leaf, leaf._grad) for leaf, _, _ in recorder.grads.values()]
-        self.outputs = outputs
-        self.calls = recorder.calls
-        self.busy = threading.Lock()
+        self.replay = Replay(
+            backend=self.backend,
+            arguments=[(a.array, bool(t.needs_grad), _first(args, t)) for t, a in zip(args, aliases)],
+            entries=entries + [e for s in modules for e in s.entries],
+            tensors=[(t, t.array, bool(t.needs_grad)) for t in tensors.values()],
+            before=[(leaf, None if grad is None else grad.array) for leaf, grad, used in recorder.grads.values() if used],
+            hooks=[pair for s in modules for pair in s.hooks],
+            steps=steps,
+            outputs=outputs,
+            results=results,
+            after=after,
+            versions=_moved(recorder),
+            argument_versions=[(i, t.storage.version - v) for i, (t, v) in enumerate(zip(args, versions)) if t.storage.version != v],
+            stop=split,
+            gradients=gradients,
+            make=self._program,
+        )
 
-        kept = {id(root_of(g.array)) for _, g in self.after if g is not None}
-        self._alias_ids = {id(root_of(a.array)): i for i, a in enumerate(aliases)}
-        self._recorder = recorder
-        self._place(kept, aliases)
-
-    def _place(self, kept: set[int], aliases: list) -> None:
-        calls, recorder = self.calls, self._recorder
-        made: dict[int, int] = {}
+    def _roots(self, recorder: Recorder, aliases: list, outputs: list) -> tuple[list, list]:
+        """Number the memory that is bound at each call: arguments, results, and then what gradients take and give."""
+        number = {id(a.array): i for i, a in enumerate(aliases)}
         layouts = [a.array for a in aliases]
-        outputs = []
-        for o in self.outputs:
+
+        def numbered(root: np.ndarray) -> int:
+            if id(root) not in number:
+                number[id(root)] = len(layouts)
+                layouts.append(root)
+            return number[id(root)]
+
+        out = []
+        for o in outputs:
             if o.kind == "made":
                 root = root_of(o.array)
-                if id(root) not in made:
-                    made[id(root)] = len(layouts)
-                    layouts.append(root)
-                o = o._replace(index=made[id(root)])
-            outputs.append(o)
-        self.outputs, self.layouts, self.argument_count = outputs, layouts, len(aliases)
-        for g in self.gradients.given if self.gradients else ():
-            made[id(root_of(g))] = len(layouts)
-            layouts.append(g)
-        for results in self.gradients.results if self.gradients else ():
-            for g in results:
-                if g is not None and id(root_of(g)) not in made and recorder_of(root_of(g)) is recorder:
-                    made[id(root_of(g))] = len(layouts)
-                    layouts.append(root_of(g))
-        self.made = made
-        temporary = {}
-        for call in calls:
-            for b in call.bufs:
-                root = root_of(b)
-                if recorder_of(root) is recorder and id(root) not in kept and id(root) not in made and id(root) not in self._alias_ids:
-                    temporary[id(root)] = root
-        offsets, self.arena_bytes = _arena(calls, temporary)
-        self.places = []
-        for call in calls:
-            row = []
-            for b in call.bufs:
-                root = root_of(b)
-                key = id(root)
-                inside = start_of(b) - start_of(root)
-                if key in self._alias_ids:
-                    row.append((self._alias_ids[key], inside))
-                elif key in made:
-                    row.append((made[key], inside))
-                elif key in offsets:
-                    row.append((ARENA, offsets[key] + inside))
-                else:
-                    row.append(None)
-            self.places.append(tuple(row))
-        self.free = [self._program()]
-        written = {}
-        self.writes_argument = False
-        for call, row in zip(calls, self.places):
-            for slot, b, p in zip(spec_for(call.kernel, element_dtype(call.kernel, call.bufs)).slots, call.bufs, row):
-                if slot.written and p is None:
-                    written[id(root_of(b))] = extent(b)
-                if slot.written and p is not None and 0 <= p[0] < self.argument_count:
-                    self.writes_argument = True
-        self.written = list(written.values())
+                o = o._replace(index=numbered(root), array=None if o.array is root else o.array)
+            out.append(o)
+        results = layouts[len(aliases):]
+        if self.gradients is not None:
+            for g in self.gradients.given:
+                numbered(root_of(g))
+            for found in self.gradients.results:
+                for g in found:
+                    if g is not None and recorder_of(root_of(g)) is recorder:
+                        numbered(root_of(g))
+        self.root_number, self.layouts, self.arguments = number, layouts, len(aliases)
+        return out, results
 
     def _program(self) -> Any:
         if type(self.backend) is Native:
-            return Program(self.backend, self.calls, self.places, len(self.layouts), self.arena_bytes)
-        return Interpreted(self.backend, self.calls, self.places, self.layouts, self.arena_bytes)
+            return Program(self.backend, self.calls, self.places, len(self.layouts), self.arena_bytes, self.arguments)
+        return Interpreted(self.backend, self.calls, self.places, self.layouts, self.arena_bytes, self.arguments)
 
-    # Whether it is the right one
-
-    def fits(self, args: list) -> bool:
-        """Whether all that was read in Python while it was recorded is as it was."""
-        for t, array, needs in self.tensors:
-            if t.array is not array or bool(t.needs_grad) != needs:
-                return False
-        for leaf, grad, array in self.before:
-            g = leaf._grad
-            if (g is None) != (grad is None) or (g is not None and g.array is not array):
-                return False
-        for where, name, value, _ in self.entries:
-            now = where.get(name, _MISSING) if type(where) is dict else where.cell_contents
-            if now is not value and not _same(now, value):
-                return False
-        for module in self.modules:
-            if not module.hooks_hold():
-                return False
-        for step in self.steps:
-            if not step.holds():
-                return False
-        return True
-
-    def overlaps(self, args: list) -> bool:
-        """Whether an argument shares memory that the plan writes: then only call by call is it right."""
-        if not self.written and not self.writes_argument:
-            return False
-        spans = [extent(t.array) for t in args]
-        for i, (low, high) in enumerate(spans):
-            for start, end in self.written:
-                if low < end and start < high:
-                    return True
-            if self.writes_argument and any(low < e and s < high for s, e in spans[:i]):
-                return True
-        return False
-
-    # Running
-
-    def replay(self, args: list) -> list:
-        """Run it on tensors of the layout of its arguments; what the function returned, in order."""
-        if not self.busy.acquire(blocking=False):
-            raise RuntimeError(f"the plan of {self.name} is busy in another thread; use clone()")
-        try:
-            if not self.free:
-                self.free.append(self._program())
-            program = self.free.pop()
-            lease = _Lease(self, program)
-            for i in range(self.argument_count):
-                program.bind(i, args[i].array)
-            made: dict[int, np.ndarray] = {}
-            for o in self.outputs:
-                if o.kind == "made" and o.index not in made:
-                    layout = self.layouts[o.index]
-                    made[o.index] = empty(layout.shape, layout.dtype)
-                    program.bind(o.index, made[o.index])
-            program.run(0, self.split)
-            for leaf, g in self.after:
-                leaf._grad = g
-            for storage, more in self.versions:
-                storage.version += more
-            for i, more in self.argument_versions:
-                args[i].storage.version += more
-            return [self._output(o, args, made, lease) for o in self.outputs]
-        finally:
-            self.busy.release()
-
-    def replay_gradient(self, program: Any, number: int, g: np.ndarray, needs: tuple) -> tuple:
+    def run_gradient(self, program: Any, number: int, g: np.ndarray, needs: tuple) -> tuple:
         """The gradients of the leaves for one output's."""
         gradients = self.gradients
         layout = gradients.given[number]
         if g.strides != layout.strides:
             g = np.ascontiguousarray(g).reshape(layout.shape)
-        bound = {self.made[id(layout)]: g}
-        program.bind(self.made[id(layout)], g)
+        bound = {self.root_number[id(layout)]: g}
+        program.bind(self.root_number[id(layout)], g)
         out: list[Any] = []
         for result, need in zip(gradients.results[number], needs):
             if result is None or not need:
                 out.append(None)
                 continue
             root = root_of(result)
-            index = self.made.get(id(root))
+            index = self.root_number.get(id(root))
             if index is None:                                  # nothing that a replay would change
                 out.append(wrap(result.copy()))
                 continue
             if index not in bound:
                 bound[index] = empty(root.shape, root.dtype)
                 program.bind(index, bound[index])
-            out.append(wrap(_view_of(bound[index], result, start_of(result) - start_of(root))))
+            out.append(wrap(alias_at(bound[index], result, start_of(result) - start_of(root))))
         program.run(*gradients.ranges[number])
         return tuple(out)
 
-    def _output(self, o: _Output, args: list, made: dict[int, np.ndarray], lease: Any) -> Any:
-        if o.kind == "kept":
-            return o.tensor
-        if o.kind == "argument":
-            return args[o.index]
-        if o.kind == "part":
-            t = wrap(_view_of(args[o.index].array, o.array, o.offset), args[o.index].storage)
-            return t
-        root = made[o.index]
-        array = root if o.array is self.layouts[o.index] else _view_of(root, o.array, o.offset)
-        t = wrap(array)
-        if o.differentiable >= 0:
-            t.node, t.needs_grad = self.gradients.node(self, lease, o.differentiable, t, args), True
-        return t
-
     def clone(self) -> "Plan":
-        """The same plan with memory of its own, for another thread."""
-        import copy
-
+        """The same plan with memory of its own, for another thread: see `Compiled.clone`."""
         other = copy.copy(self)
-        other.busy, other.free = threading.Lock(), [other._program()]
+        other.replay = copy.copy(self.replay)
+        other.replay.busy, other.replay.free = False, [other._program()]
         return other
 
     def __reduce__(self) -> Any:
@@ -572,32 +455,18 @@ class Plan:
         return len(self.calls)
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
-
-    def _lines(self) -> list[str]:
         def shown(b: np.ndarray, place: Any) -> str:
             where = "" if place is None else f"@{place[1]}" if place[0] == ARENA else f"#{place[0]}"
             return f"{'x'.join(map(str, b.shape)) or '1'}{where}"
 
         lines = [f"{self.name}: {len(self.calls)} calls on {self.backend.name}, {self.arena_bytes:,} bytes of temporaries (@), "
-                 f"{self.argument_count} arguments and {len(self.layouts) - self.argument_count} results (#)"]
+                 f"{self.arguments} arguments and {len(self.layouts) - self.arguments} results (#)"]
         for i, (call, row) in enumerate(zip(self.calls, self.places)):
-            spec = spec_for(call.kernel, element_dtype(call.kernel, call.bufs))
+            spec = call.spec
             operands = " ".join(f"{s.name}:{shown(b, p)}" for s, b, p in zip(spec.slots, call.bufs, row))
-            mark = " (NumPy)" if spec.host else ""
             attrs = f" ; {' '.join(f'{a:g}' for a in call.attrs)}" if call.attrs else ""
-            lines.append(f"{i:4} {call.kernel}{mark} {operands}{attrs}")
-        return lines
-
-
-class _Lease:
-    """A program in use: the plan has it back when nobody needs its memory any more."""
-
-    def __init__(self, plan: Plan, program: Any) -> None:
-        self.plan, self.program = plan, program
-
-    def __del__(self) -> None:
-        self.plan.free.append(self.program)
+            lines.append(f"{i:4} {call.kernel}{' (NumPy)' if spec.host else ''} {operands}{attrs}")
+        return "\n".join(lines)
 
 
 def _moved(recorder: Recorder) -> list[tuple[Any, int]]:
@@ -618,9 +487,9 @@ class _Gradients:
     def __init__(self, leaves: list[Any], given: list[np.ndarray], results: list[list[Any]], ranges: list[tuple[int, int]]) -> None:
         self.leaves, self.given, self.results, self.ranges = leaves, given, results, ranges
 
-    def node(self, plan: Plan, lease: _Lease, number: int, out: Any, args: list) -> Any:
+    def node(self, replay: Any, lease: Lease, number: int, out: Any, args: Any) -> Any:
         leaves = tuple([args[leaf] if type(leaf) is int else leaf for leaf in self.leaves])
-        return autograd.record(self, leaves, (plan, number), out, (lease, out.storage, out.storage.version))
+        return autograd.record(self, leaves, (replay.make.__self__, number), out, (lease, out.storage, out.storage.version))
 
     def backward(self, node: Any, g: Any) -> tuple:
         if not node.extras:
@@ -633,7 +502,7 @@ class _Gradients:
         lease, storage, version = node.extras
         if storage.version != version:
             raise RuntimeError("the output of a compiled function has been modified in place before its backward; work on a copy")
-        return plan.replay_gradient(lease.program, number, g.array, node.needs)
+        return plan.run_gradient(lease.program, number, g.array, node.needs)
 
 
 def _flatten(value: Any, tensors: list) -> Any:
@@ -648,7 +517,7 @@ def _flatten(value: Any, tensors: list) -> Any:
         return type(value), tuple([_flatten(v, tensors) for v in value])
     if isinstance(value, dict):
         return dict, tuple([(k, _flatten(v, tensors)) for k, v in value.items()])
-    if isinstance(value, _PLAIN):
+    if isinstance(value, PLAIN):
         return type(value), repr(value) if type(value) is float else value
     return _Held(value)
 
@@ -704,17 +573,17 @@ class Compiled:
         shape = _flatten((args, kwargs), tensors)
         key = (
             shape,
-            tuple([_Argument.of(t) for t in tensors]),
-            tuple([next(j for j, u in enumerate(tensors) if u is t) for t in tensors]),
+            tuple(map(_layout, tensors)),
+            tuple([_first(tensors, t) for t in tensors]),
             is_grad_enabled(),
             get_default_dtype(),
             current_backend().name,
         )
         for plan, result in self.plans.get(key, ()):
-            if plan.fits(tensors):
-                if plan.overlaps(tensors):
+            if plan.replay.fits():
+                if plan.replay.clashes(tensors):
                     return self.fn(*args, **kwargs)
-                return _rebuilt(result, iter(plan.replay(tensors)))
+                return _rebuilt(result, iter(plan.replay.run(tensors)))
         return self._record(key, args, kwargs, tensors)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -726,7 +595,7 @@ class Compiled:
         self(*args, **kwargs)
         _flatten((args, kwargs), tensors)
         return next(plan for plans in self.plans.values() for plan, _ in reversed(plans)
-                    if plan.arguments == [_Argument.of(t) for t in tensors] and plan.fits(tensors))
+                    if plan.replay.suits(tensors) and plan.replay.fits())
 
     def _record(self, key: Any, args: tuple, kwargs: dict, tensors: list) -> Any:
         self.recordings += 1
@@ -737,8 +606,7 @@ class Compiled:
         recorder = Recorder(current_backend())
         entries = [e for f in _functions(self.fn, {}).values() for e in _names(f)] + _attributes(self.fn)
         aliases = [_stand_in(t) for t in tensors]
-        for i, t in enumerate(tensors):
-            aliases[i] = aliases[next(j for j, u in enumerate(tensors) if u is t)]
+        aliases = [aliases[_first(tensors, t)] for t in tensors]
         versions = [t.storage.version for t in tensors]
         try:
             with recorder.at_work():
@@ -757,11 +625,11 @@ class Compiled:
             _forget(recorder, ())
             raise
         recorder.restore()
-        _forget(recorder, [g for _, g in plan.after])
-        if plan.overlaps(tensors):
+        _forget(recorder, plan.kept)
+        if plan.replay.clashes(tensors):
             return self.fn(*args, **kwargs)
         self.plans.setdefault(key, []).append((plan, result))
-        return _rebuilt(result, iter(plan.replay(tensors)))
+        return _rebuilt(result, iter(plan.replay.run(tensors)))
 
 
 def _stand_in(t: Any) -> Any:
@@ -791,7 +659,7 @@ def _outputs(result: Any) -> Iterator[Any]:
     elif isinstance(result, dict):
         for r in result.values():
             yield from _outputs(r)
-    elif not isinstance(result, _PLAIN):
+    elif not isinstance(result, PLAIN):
         raise NotRecordable(f"a compiled function returns tensors, numbers, and tuples, lists or dicts of them, "
                             f"not {type(result).__name__}")
 
@@ -803,16 +671,16 @@ def _plan(name: str, recorder: Recorder, args: list, aliases: list, result: Any,
         root = root_of(t.array)
         offset = start_of(t.array) - start_of(root)
         if t.array is root and id(root) in by_alias:
-            outputs.append(_Output("argument", by_alias[id(root)], None, None, 0, -1))
+            outputs.append(Output("argument", by_alias[id(root)], None, None, 0, -1))
         elif id(root) in by_alias:
-            outputs.append(_Output("part", by_alias[id(root)], None, t.array, offset, -1))
+            outputs.append(Output("part", by_alias[id(root)], None, t.array, offset, -1))
         elif recorder_of(root) is recorder:
             alive = t.requires_grad and t.node is not None and t.node.kept is not None
-            outputs.append(_Output("made", -1, None, t.array, offset, len(open_ends) if alive else -1))
+            outputs.append(Output("made", -1, None, t.array, offset, len(open_ends) if alive else -1))
             if alive:
                 open_ends.append(t)
         else:
-            outputs.append(_Output("kept", -1, t, None, 0, -1))
+            outputs.append(Output("kept", -1, t, None, 0, -1))
     split = len(recorder.calls)
     gradients = _record_gradients(recorder, aliases, open_ends) if open_ends else None
     return Plan(recorder, name, args, aliases, outputs, entries, split, gradients, versions)

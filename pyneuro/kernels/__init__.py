@@ -40,6 +40,7 @@ try:
         quick_tensor,
         recorder_of,
         recording,
+        same_layout,
         serve,
         set_num_threads,
     )
@@ -65,6 +66,7 @@ except ModuleNotFoundError:  # built without a C compiler
         quick_tensor,
         recorder_of,
         recording,
+        same_layout,
         serve,
         set_num_threads,
     )
@@ -101,6 +103,7 @@ __all__ = [
     "quick_tensor",
     "recorder_of",
     "recording",
+    "same_layout",
     "run",
     "run_all",
     "serve",

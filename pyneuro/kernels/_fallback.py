@@ -63,11 +63,12 @@ class Native:
 
 
 class Program:
-    def __init__(self, backend: Any, calls: list, places: list, roots: int, arena_bytes: int) -> None:
+    def __init__(self, backend: Any, calls: list, places: list, roots: int, arena_bytes: int, arguments: int) -> None:
         raise RuntimeError("pyneuro's native kernels are not built here")
 
     def bind(self, root: int, array: np.ndarray) -> int: ...
     def run(self, first: int, last: int) -> int: ...
+    def clashes(self, arrays: list) -> bool: ...
 
 
 def alias(array: np.ndarray) -> np.ndarray:
@@ -79,6 +80,11 @@ def alias_at(root: np.ndarray, like: np.ndarray, offset: int) -> np.ndarray:
     """The elements of root's memory from `offset` bytes on, laid out as `like`."""
     start, fixed = root.__array_interface__["data"]
     return np.asarray(_Lent(root, {**like.__array_interface__, "data": (start + offset, fixed)}))
+
+
+def same_layout(array: np.ndarray, like: np.ndarray) -> bool:
+    """Whether two arrays have the same shape, strides and element type."""
+    return array.dtype == like.dtype and array.shape == like.shape and array.strides == like.strides
 
 
 def recording(change: int) -> None:

@@ -3,6 +3,10 @@
 # without a compiler.
 
 
+cpdef fresh(array)
+cpdef bint same_layout(array, like)
+
+
 cdef class Storage:
     cdef public Py_ssize_t version, rewrites
 

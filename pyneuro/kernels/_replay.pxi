@@ -33,6 +33,36 @@ def alias_at(cnp.ndarray root not None, cnp.ndarray like not None, int64_t offse
     return view
 
 
+cpdef bint same_layout(array, like):
+    """Whether two arrays have the same shape, strides and element type."""
+    cdef cnp.ndarray a = <cnp.ndarray?>array, b = <cnp.ndarray?>like
+    return cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(b) and same_shape(a, b) and \
+        same(cnp.PyArray_STRIDES(a), cnp.PyArray_STRIDES(b), cnp.PyArray_NDIM(a))
+
+
+cdef struct Span:
+    uintptr_t low, high
+
+
+cdef Span span(cnp.ndarray a) noexcept:
+    """First byte of an array, and the one after its last."""
+    cdef Span s
+    cdef int axis
+    cdef int64_t reach
+    s.low = s.high = <uintptr_t>cnp.PyArray_DATA(a)
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIMS(a)[axis] == 0:
+            s.low = s.high = 0
+            return s
+        reach = (cnp.PyArray_DIMS(a)[axis] - 1) * cnp.PyArray_STRIDES(a)[axis]
+        if reach < 0:
+            s.low += reach
+        else:
+            s.high += reach
+    s.high += cnp.PyArray_ITEMSIZE(a)
+    return s
+
+
 @cython.final
 cdef class Program:
     """Recorded calls on a `Native` backend.
@@ -56,14 +86,19 @@ cdef class Program:
     cdef list bound              # by root: the array
     cdef dict python             # operands of the calls that Python runs
     cdef bint long_work
+    cdef Span *written           # memory that is nobody's argument
+    cdef int64_t spans
+    cdef int arguments           # so many of the roots
+    cdef bint writes_argument
 
-    def __cinit__(self, Native backend, list calls, list places, int roots, size_t arena_bytes):
+    def __cinit__(self, Native backend, list calls, list places, int roots, size_t arena_bytes, int arguments):
         cdef int64_t count = len(calls), i, patch_count = 0
         cdef size_t size = 0, call_size = 0
         cdef pn_call *c
         cdef Row row
         cdef int status, slot, root
         cdef tuple bufs
+        self.arguments = arguments
         self.backend, self.calls, self.places, self.roots, self.arena_bytes = backend, calls, places, roots, arena_bytes
         self.bound, self.python = [None] * roots, {}
         self.arena = Block.__new__(Block)
@@ -76,8 +111,9 @@ cdef class Program:
         self.patches = <Patch *>malloc(max(patch_count, 1) * sizeof(Patch))
         self.first = <int *>malloc((roots + 1) * sizeof(int))
         self.now = <void **>malloc(max(roots, 1) * sizeof(void *))
+        self.written = <Span *>malloc(max(sum(len(p) for p in places), 1) * sizeof(Span))
         if self.arena.data is NULL or self.memory is NULL or self.start is NULL or self.host is NULL or \
-                self.patches is NULL or self.first is NULL or self.now is NULL:
+                self.patches is NULL or self.first is NULL or self.now is NULL or self.written is NULL:
             raise MemoryError(f"no memory for a plan of {count} calls and {arena_bytes} bytes of temporaries")
 
         by_root = [[] for _ in range(roots)]
@@ -100,6 +136,13 @@ cdef class Program:
             else:
                 self.host[i] = i
                 self.python[i] = None
+            for slot, place in enumerate(places[i]):
+                if signature.spec_for(kernel, signature.element_dtype(kernel, bufs)).slots[slot].written:
+                    if place is None:
+                        self.written[self.spans] = span(bufs[slot])
+                        self.spans += 1
+                    elif 0 <= place[0] < arguments:
+                        self.writes_argument = True
         self.start[count], self.host[count] = size, count
         for i in range(count - 1, -1, -1):
             if self.host[i] < 0:
@@ -119,6 +162,7 @@ cdef class Program:
         free(self.patches)
         free(self.first)
         free(self.now)
+        free(self.written)
 
     cpdef int bind(self, int root, cnp.ndarray array) except -1:
         """Let a root be this array's memory: laid out as the recorded one was."""
@@ -129,6 +173,22 @@ cdef class Program:
             if self.python:
                 self.python = dict.fromkeys(self.python)
         return 0
+
+    def clashes(self, list arrays not None):
+        """Whether an argument lies in other memory that the calls write."""
+        cdef Span s, t
+        cdef int i, j
+        for i in range(len(arrays)):
+            s = span(arrays[i])
+            for j in range(self.spans):
+                if s.low < self.written[j].high and self.written[j].low < s.high:
+                    return True
+            if self.writes_argument:
+                for j in range(i):
+                    t = span(arrays[j])
+                    if s.low < t.high and t.low < s.high and arrays[i] is not arrays[j]:
+                        return True
+        return False
 
     cdef void move(self, int root, void *data) noexcept nogil:
         cdef int i

@@ -1,0 +1,30 @@
+# Types for the hot path of replay.py, which is the code, and runs without this as well.
+cimport cython
+from pyneuro.autograd cimport is_grad_enabled
+from pyneuro.kernels._native cimport Storage as SharedFields, TensorBase as Fields, fresh, same_layout
+
+@cython.locals(entry=tuple, where=dict)
+cpdef bint stand(list entries)
+
+cdef class Lease:
+    cdef list free
+    cdef readonly object program
+
+cdef class Replay:
+    cdef public object backend, gradients, make
+    cdef public list arguments, entries, cells, tensors, before, hooks, steps, outputs, results, after, versions
+    cdef public list argument_versions, free
+    cdef public Py_ssize_t count, stop
+    cdef public bint grad_mode, busy
+
+    @cython.locals(t=Fields, needs=cython.bint, first=Py_ssize_t, i=Py_ssize_t, j=Py_ssize_t)
+    cpdef bint suits(self, args)
+
+    @cython.locals(t=Fields, g=Fields, needs=cython.bint, entry=tuple, where=dict)
+    cpdef bint fits(self)
+
+    @cython.locals(t=Fields, g=object, storage=SharedFields, i=Py_ssize_t, made=list)
+    cpdef list run(self, args)
+
+    @cython.locals(t=Fields)
+    cdef _output(self, o, args, list made, lease)

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# cython: annotation_typing=False
+"""What happens at every call of a plan: see that it is still the right one, bind arguments and results, run, hand out.
+
+This is what a replayed step costs beside its arithmetic.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .autograd import is_grad_enabled
+from .kernels import TensorBase, alias_at, current_backend, empty, fresh, same_layout
+
+PLAIN = (type(None), bool, int, float, str, bytes)
+_MISSING = object()
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether b can stand for a: the very same object, or an equal number or text."""
+    return a is b or (type(a) is type(b) and isinstance(a, PLAIN) and (a == b or (a != a and b != b)))
+
+
+class Entry(NamedTuple):
+    """What stood somewhere when it was recorded: in a dict, or in a cell."""
+
+    where: Any
+    name: Any
+    value: Any
+    owner: str                           # as messages call it
+
+    def now(self) -> Any:
+        if type(self.where) is dict:
+            return self.where.get(self.name, _MISSING)
+        try:
+            return self.where.cell_contents
+        except ValueError:                                      # empty
+            return _MISSING
+
+    def holds(self) -> bool:
+        return same(self.now(), self.value)
+
+
+def quick(entries: list) -> list:
+    """Entries of dicts as tuples (dict, name, value, entry), which are quick to look through."""
+    return [(e.where, e.name, e.value, e) for e in entries if type(e.where) is dict]
+
+
+def stand(entries: list) -> bool:
+    """Whether the very same objects are there."""
+    for entry in entries:
+        where = entry[0]
+        if where.get(entry[1], _MISSING) is not entry[2]:
+            return False
+    return True
+
+
+class Output(NamedTuple):
+    """A tensor that was returned."""
+
+    kind: str                            # "argument", "part" (a view of one), "kept" (it was there before), "made"
+    index: int                           # of the argument or of the result
+    tensor: Any                          # kept
+    array: Any                           # of a view: as it was recorded
+    offset: int                          # in bytes, where it begins
+    differentiable: int                  # position among those that have gradients, or -1
+
+
+class Lease:
+    """A program in use: it is free again when nobody needs what it left in its memory."""
+
+    def __init__(self, free: list, program: Any) -> None:
+        self.free, self.program = free, program
+
+    def __del__(self) -> None:
+        self.free.append(self.program)
+
+
+class Replay:
+    """Of a plan, what its calls need; made by plan.py, which says what the fields are."""
+
+    def __init__(self, backend: Any, arguments: list, entries: list, tensors: list, before: list, hooks: list, steps: list,
+                 outputs: list, results: list, after: list, versions: list, argument_versions: list, stop: int,
+                 gradients: Any, make: Any) -> None:
+        self.backend, self.grad_mode = backend, is_grad_enabled()
+        self.arguments = arguments       # (an array of its layout, requires_grad, the first that was the same tensor) of each
+        self.count = len(arguments)
+        self.entries, self.cells = quick(entries), [e for e in entries if type(e.where) is not dict]
+        self.tensors, self.before, self.hooks, self.steps = tensors, before, hooks, steps
+        self.outputs, self.results, self.after = outputs, results, after
+        self.versions, self.argument_versions = versions, argument_versions
+        self.stop, self.gradients, self.make = stop, gradients, make
+        self.free = [make()]
+        self.busy = False
+
+    def suits(self, args: Any) -> bool:
+        """Whether these are tensors laid out as the arguments were, in the same mode and on the same backend."""
+        if len(args) != self.count or is_grad_enabled() != self.grad_mode:
+            return False
+        i = 0
+        for like, needs, first in self.arguments:
+            if not isinstance(args[i], TensorBase):
+                return False
+            t = args[i]
+            if not same_layout(t.array, like) or t.needs_grad != needs or t.storage.rewrites:
+                return False
+            for j in range(i):
+                if args[j] is t:
+                    break
+            else:
+                j = i
+            if j != first:
+                return False
+            i += 1
+        current = current_backend()
+        return current is self.backend or current.name == self.backend.name
+
+    def fits(self) -> bool:
+        """Whether all that Python read while it was recorded is as it was; optimizers' numbers are brought up to date."""
+        for t, array, needs in self.tensors:
+            if t.array is not array or t.needs_grad != needs:
+                return False
+        for t, array in self.before:
+            g = t._grad
+            if g is None:
+                if array is not None:
+                    return False
+            elif g.array is not array:
+                return False
+        for entry in self.entries:
+            where = entry[0]
+            if where.get(entry[1], _MISSING) is not entry[2] and not entry[3].holds():
+                return False
+        for cell in self.cells:
+            if not cell.holds():
+                return False
+        for table, keys in self.hooks:
+            if len(table) != len(keys) or tuple(table) != keys:
+                return False
+        for step in self.steps:
+            if not (stand(step.marks) and step.lists_hold()) and not step.holds():
+                return False
+        return True
+
+    def clashes(self, args: Any) -> bool:
+        """Whether an argument lies in memory that the plan writes otherwise than when it was recorded."""
+        if not self.free:
+            self.free.append(self.make())
+        return self.free[-1].clashes([t.array for t in args])
+
+    def run(self, args: Any) -> list:
+        """Run it; the tensors that the function returned, in order. Raises RuntimeError if another thread is at it."""
+        if self.busy:
+            raise RuntimeError("the plan is busy in another thread; give each thread a clone()")
+        self.busy = True
+        try:
+            program = self.free.pop() if self.free else self.make()
+            lease = Lease(self.free, program) if self.gradients is not None else None
+            try:
+                i = 0
+                for t in args:
+                    program.bind(i, t.array)
+                    i += 1
+                made = []
+                for layout in self.results:
+                    array = empty(layout.shape, layout.dtype)
+                    program.bind(i, array)
+                    made.append(array)
+                    i += 1
+                program.run(0, self.stop)
+            finally:
+                if lease is None:
+                    self.free.append(program)
+            for t, g in self.after:
+                t._grad = g
+            for storage, more in self.versions:
+                storage.version += more
+            for i, more in self.argument_versions:
+                args[i].storage.version += more
+            return [self._output(o, args, made, lease) for o in self.outputs]
+        finally:
+            self.busy = False
+
+    def _output(self, o: Any, args: Any, made: list, lease: Any) -> Any:
+        kind, index, tensor, array, offset, differentiable = o
+        if kind == "made":
+            root = made[index - self.count]
+            t = fresh(root if array is None else alias_at(root, array, offset))
+            if differentiable >= 0:
+                t.node = self.gradients.node(self, lease, differentiable, t, args)
+                t.needs_grad = True
+            return t
+        if kind == "argument":
+            return args[index]
+        if kind == "kept":
+            return tensor
+        t = fresh(alias_at(args[index].array, array, offset))
+        t.storage = args[index].storage
+        return t
+
+
+def span(array: np.ndarray) -> tuple[int, int]:
+    """An array's memory: its first byte, and the one after the last."""
+    low = high = array.__array_interface__["data"][0]
+    if not array.size:
+        return low, low
+    for n, step in zip(array.shape, array.strides):
+        if step < 0:
+            low += (n - 1) * step
+        else:
+            high += (n - 1) * step
+    return low, high + array.itemsize
