@@ -1,6 +1,6 @@
 # Types for the hot path of replay.py, which is the code, and runs without this as well.
 cimport cython
-from pyneuro.autograd cimport is_grad_enabled
+from pyneuro.graph cimport is_grad_enabled
 from pyneuro.kernels._native cimport Storage as SharedFields, TensorBase as Fields, fresh, same_layout
 
 @cython.locals(entry=tuple, where=dict)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .autograd import is_grad_enabled
+from .graph import is_grad_enabled
 from .kernels import TensorBase, alias_at, current_backend, empty, fresh, same_layout
 
 PLAIN = (type(None), bool, int, float, str, bytes)

@@ -691,7 +691,7 @@ class Tensor(TensorBase):
     def grad(self) -> Any:
         """The accumulated gradient, a tensor of this one's shape, or None."""
         if watchers:
-            autograd.tell_grad(self, True)
+            graph.tell_grad(self, True)
         return self._grad
 
     @grad.setter
@@ -704,7 +704,7 @@ class Tensor(TensorBase):
             if value.array.dtype != self.array.dtype:
                 raise DtypeError(f"grad of {value.dtype} does not fit a tensor of {self.dtype}")
         if watchers:
-            autograd.tell_grad(self, False)
+            graph.tell_grad(self, False)
         self._grad = value
 
     @property

@@ -36,10 +36,11 @@ FLOORS = [  # from the ground up; a module imports from lower floors, and from i
     {"kernels.twins", "kernels.wrap", "kernels._fallback"},
     {"kernels.reference", "kernels._native"},
     {"kernels"},
-    {"kernels.native", "ops", "graph", "_config"},
-    {"tensor"},
+    {"kernels.native", "ops", "graph", "_config", "passes"},
+    {"tensor", "replay"},
     {"random", "metrics", "datasets", "autograd"},
     {"nn", "optim"},
+    {"plan"},
     {""},                                                  # the face: pyneuro itself
     {"bench"},
     {"cli"},

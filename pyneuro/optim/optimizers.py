@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..autograd import enable_grad, tell_grad
+from ..graph import enable_grad, tell_grad
 from ..kernels import ShapeError, run_all, unrecorded, watcher, watchers
 from ..tensor import Tensor, wrap
 
