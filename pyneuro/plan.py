@@ -170,16 +170,12 @@ class _Step:
     def changed_meanwhile(self) -> bool:
         return not stand(self.marks)
 
-    def lists_hold(self) -> bool:
-        return all(len(found) == count for found, count in self.lists)
-
     def holds(self) -> bool:
         """Whether the plan is right for what now stands there; the kernel's numbers are what the group says."""
         optimizer, group, cohort = self.optimizer, self.group, self.cohort
         if (
             optimizer.param_groups is not self.lists[0][0]
             or group["params"] is not self.lists[1][0]
-            or not self.lists_hold()
             or optimizer.state is not self.state
             or cohort.size != self.size
             or optimizer.kernel(group) != self.kernel
@@ -569,8 +565,8 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.last is not None and not kwargs and not watchers:
             replay, result = self.last
-            if replay.suits(args) and replay.fits() and not replay.clashes(args):
-                found = replay.run(args)
+            found = replay.attempt(args)
+            if found is not None:
                 return found[0] if type(result) is Tensor else _rebuilt(result, iter(found))
         if not ENABLED or self.recordings > MANY or (watchers and watcher()):
             return self.fn(*args, **kwargs)

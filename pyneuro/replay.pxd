@@ -12,7 +12,7 @@ cdef class Lease:
 
 cdef class Replay:
     cdef public object backend, gradients, make
-    cdef public list arguments, entries, cells, tensors, before, hooks, steps, outputs, results, after, versions
+    cdef public list arguments, entries, cells, tensors, before, hooks, steps, optimizers, outputs, results, after, versions
     cdef public list argument_versions, free
     cdef public Py_ssize_t count, stop
     cdef public bint grad_mode, busy
@@ -20,11 +20,15 @@ cdef class Replay:
     @cython.locals(t=Fields, needs=cython.bint, first=Py_ssize_t, i=Py_ssize_t, j=Py_ssize_t)
     cpdef bint suits(self, args)
 
-    @cython.locals(t=Fields, g=Fields, needs=cython.bint, entry=tuple, where=dict)
+    @cython.locals(t=Fields, g=Fields, needs=cython.bint, entry=tuple, where=dict, marks=list, lists=list, found=list, count=Py_ssize_t)
     cpdef bint fits(self)
+
+    cpdef attempt(self, args)
 
     @cython.locals(t=Fields, g=object, storage=SharedFields, i=Py_ssize_t, made=list)
     cpdef list run(self, args)
+
+    cpdef bint clashes(self, args)
 
     @cython.locals(t=Fields)
     cdef _output(self, o, args, list made, lease)

@@ -85,13 +85,18 @@ class Replay:
         self.backend, self.grad_mode = backend, is_grad_enabled()
         self.arguments = arguments       # (an array of its layout, requires_grad, the first that was the same tensor) of each
         self.count = len(arguments)
-        self.entries, self.cells = quick(entries), [e for e in entries if type(e.where) is not dict]
-        self.tensors, self.before, self.hooks, self.steps = tensors, before, hooks, steps
+        self.entries = quick(entries)
+        self.cells = [(e.where, e.value, e) for e in entries if type(e.where) is not dict]
+        self.tensors, self.before, self.hooks, self.optimizers = tensors, before, hooks, steps
         self.outputs, self.results, self.after = outputs, results, after
         self.versions, self.argument_versions = versions, argument_versions
         self.stop, self.gradients, self.make = stop, gradients, make
         self.free = [make()]
         self.busy = False
+        self._look_at_steps()
+
+    def _look_at_steps(self) -> None:
+        self.steps = [(step.marks, step.lists, step) for step in self.optimizers]
 
     def suits(self, args: Any) -> bool:
         """Whether these are tensors laid out as the arguments were, in the same mode and on the same backend."""
@@ -131,15 +136,20 @@ class Replay:
             where = entry[0]
             if where.get(entry[1], _MISSING) is not entry[2] and not entry[3].holds():
                 return False
-        for cell in self.cells:
-            if not cell.holds():
+        for cell, value, slow in self.cells:
+            if cell.cell_contents is not value and not slow.holds():
                 return False
-        for table, keys in self.hooks:
-            if len(table) != len(keys) or tuple(table) != keys:
+        for where, keys in self.hooks:
+            if len(where) != len(keys) or (keys and tuple(where) != keys):
                 return False
-        for step in self.steps:
-            if not (stand(step.marks) and step.lists_hold()) and not step.holds():
-                return False
+        for marks, lists, slow in self.steps:
+            if not stand(marks):
+                if not slow.holds():
+                    return False
+                self._look_at_steps()
+            for found, count in lists:
+                if len(found) != count:
+                    return False
         return True
 
     def clashes(self, args: Any) -> bool:
@@ -147,6 +157,12 @@ class Replay:
         if not self.free:
             self.free.append(self.make())
         return self.free[-1].clashes([t.array for t in args])
+
+    def attempt(self, args: Any) -> Any:
+        """What the function returned, if the plan is the right one for these arguments; else None."""
+        if self.suits(args) and self.fits() and not self.clashes(args):
+            return self.run(args)
+        return None
 
     def run(self, args: Any) -> list:
         """Run it; the tensors that the function returned, in order. Raises RuntimeError if another thread is at it."""
