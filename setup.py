@@ -137,7 +137,8 @@ def extension(name: str, source: str, depends: list[str], mode: list[str] = MODE
 
 setup(
     ext_modules=[
-        extension(NATIVE, "pyneuro/kernels/_native.pyx", ["pyneuro/kernels/_native.pxd", "pyneuro/kernels/_replay.pxi", *CSRC], include_dirs=["csrc"],
+        extension(NATIVE, "pyneuro/kernels/_native.pyx",
+                  [*map(str, Path("pyneuro/kernels").glob("_*.px[di]")), *CSRC], include_dirs=["csrc"],
                   define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")], libraries=["m"]),
         *(extension(f"pyneuro.{name}", f"pyneuro/{name}.py", [str(p) for p in Path("pyneuro").rglob("*.pxd")],
                     mode=HOT_MODE) for name in HOT),

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dis import get_instructions
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from .kernels import (
 )
 from .nn.module import Module
 from .passes import Call, root_of, start_of
-from .replay import PLAIN, Entry, Lease, Output, Replay, quick, same, span, stand
+from .replay import PLAIN, Entry, Lease, Output, Replay, quick, span, stand
 from .tensor import Tensor, as_tensor, get_default_dtype, wrap
 
 __all__ = ["Compiled", "NotRecordable", "Plan", "Recorder", "compile"]
@@ -98,8 +98,8 @@ class Recorder:
 
     def restore(self) -> None:
         """Undo what was written to memory and gradients that were there before."""
-        for root, copy in self.before.values():
-            np.copyto(root, copy)
+        for root, saved in self.before.values():
+            np.copyto(root, saved)
         for leaf, grad, _ in self.grads.values():
             leaf._grad = grad
 
@@ -373,7 +373,8 @@ class Plan:
             results=results,
             after=after,
             versions=_moved(recorder),
-            argument_versions=[(i, t.storage.version - v) for i, (t, v) in enumerate(zip(args, versions)) if t.storage.version != v],
+            argument_versions=[(i, t.storage.version - v) for i, (t, v) in enumerate(zip(args, versions))
+                               if t.storage.version != v],
             stop=split,
             gradients=gradients,
             make=self._program,
@@ -394,7 +395,7 @@ class Plan:
         for o in outputs:
             if o.kind == "made":
                 root = root_of(o.array)
-                o = o._replace(index=numbered(root), array=None if o.array is root else o.array)
+                o = o._replace(number=numbered(root), array=None if o.array is root else o.array)
             out.append(o)
         results = layouts[len(aliases):]
         if self.gradients is not None:
@@ -468,6 +469,7 @@ class Plan:
 def _moved(recorder: Recorder) -> list[tuple[Any, int]]:
     """How far the versions of what lasts were moved on."""
     first: dict[int, tuple[Any, int]] = {}
+    noted: Any
     for noted in (*recorder.modules.values(), *recorder.steps):
         for storage, version in noted.versions:
             first.setdefault(id(storage), (storage, version))
@@ -674,7 +676,8 @@ def _outputs(result: Any) -> Iterator[Any]:
 
 def _plan(name: str, recorder: Recorder, args: list, aliases: list, result: Any, entries: list, versions: list) -> Plan:
     by_alias = {id(a.array): i for i, a in enumerate(aliases)}
-    outputs, open_ends = [], []
+    outputs: list[Output] = []
+    open_ends: list[Any] = []
     for t in _outputs(result):
         root = root_of(t.array)
         offset = start_of(t.array) - start_of(root)

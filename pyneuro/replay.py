@@ -59,7 +59,7 @@ class Output(NamedTuple):
     """A tensor that was returned."""
 
     kind: str                            # "argument", "part" (a view of one), "kept" (it was there before), "made"
-    index: int                           # of the argument or of the result
+    number: int                          # of the argument or of the result
     tensor: Any                          # kept
     array: Any                           # of a view: as it was recorded
     offset: int                          # in bytes, where it begins
@@ -102,8 +102,7 @@ class Replay:
         """Whether these are tensors laid out as the arguments were, in the same mode and on the same backend."""
         if len(args) != self.count or is_grad_enabled() != self.grad_mode:
             return False
-        i = 0
-        for like, needs, first in self.arguments:
+        for i, (like, needs, first) in enumerate(self.arguments):
             if not isinstance(args[i], TensorBase):
                 return False
             t = args[i]
@@ -116,7 +115,6 @@ class Replay:
                 j = i
             if j != first:
                 return False
-            i += 1
         current = current_backend()
         return current is self.backend or current.name == self.backend.name
 
@@ -198,20 +196,20 @@ class Replay:
             self.busy = False
 
     def _output(self, o: Any, args: Any, made: list, lease: Any) -> Any:
-        kind, index, tensor, array, offset, differentiable = o
+        kind, number, tensor, array, offset, differentiable = o
         if kind == "made":
-            root = made[index - self.count]
+            root = made[number - self.count]
             t = fresh(root if array is None else alias_at(root, array, offset))
             if differentiable >= 0:
                 t.node = self.gradients.node(self, lease, differentiable, t, args)
                 t.needs_grad = True
             return t
         if kind == "argument":
-            return args[index]
+            return args[number]
         if kind == "kept":
             return tensor
-        t = fresh(alias_at(args[index].array, array, offset))
-        t.storage = args[index].storage
+        t = fresh(alias_at(args[number].array, array, offset))
+        t.storage = args[number].storage
         return t
 
 
