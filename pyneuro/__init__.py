@@ -15,6 +15,7 @@ import numpy as _np  # noqa: E402
 from . import autograd, kernels, nn, optim, random  # noqa: E402
 from ._config import __version__, config, show_config  # noqa: E402
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled  # noqa: E402
+from .fit import History, fit  # noqa: E402
 from .kernels import (  # noqa: E402
     DeviceError,
     DtypeError,
@@ -97,6 +98,7 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "Generator",
+    "History",
     "NotRecordable",
     "ShapeError",
     "Tensor",
@@ -119,6 +121,7 @@ __all__ = [
     "enable_grad",
     "equal",
     "eye",
+    "fit",
     "float",
     "float32",
     "float64",

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +18,7 @@ import numpy as np
 import pyneuro as pn
 from pyneuro import nn, optim
 from pyneuro.datasets import load_digits
+from pyneuro.fit import Callback, fit
 from pyneuro.kernels import Backend, Reference, current_backend, make_backend
 from pyneuro.metrics import accuracy, confusion_matrix
 from pyneuro.nn import functional as F
@@ -244,7 +246,7 @@ class Epoch:
     epoch: int
     loss: float                      # mean over the epoch's steps
     accuracy: float                  # on the training set, after the epoch
-    seconds: float                   # of its steps alone
+    seconds: float                   # of shuffling and stepping alone
 
 
 @dataclass(frozen=True)
@@ -275,45 +277,44 @@ def network(config: Config, features: int) -> nn.Sequential:
                          nn.Dense(widths[-1], CLASSES))
 
 
-def fit(config: Config, backend: Backend, report: Callable[[Epoch], None]) -> Run:
-    """Train on a backend. The clock runs only during steps: not while shuffling, evaluating or reporting.
+class Watch(Callback):
+    """Times epochs, and after each asks how well the network knows the training set and tells it.
 
     Raises FloatingPointError when the loss is no longer finite.
     """
+
+    def __init__(self, x: pn.Tensor, labels: pn.Tensor, lr: float, report: Callable[[Epoch], None]) -> None:
+        super().__init__()
+        self.x, self.labels, self.lr, self.report = x, labels, lr, report
+        self.epochs: list[Epoch] = []
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        seconds = time.perf_counter() - self.start
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError(f"the loss is {logs['loss']} in epoch {epoch + 1}; try a smaller --lr than {self.lr:g}")
+        self.epochs.append(Epoch(epoch + 1, logs["loss"], accuracy(predict(self.model, self.x), self.labels), seconds))
+        self.report(self.epochs[-1])
+
+
+def train(config: Config, backend: Backend, report: Callable[[Epoch], None]) -> Run:
+    """Train on a backend. The clock runs while it shuffles and steps: not while evaluating or reporting."""
     images, digits = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32)
     with pn.backend(backend):
         pn.manual_seed(config.seed)
-        train, test = split(digits)
-        x, labels, x_test = map(pn.from_numpy, (images[train], digits[train], images[test]))
+        learnt, test = split(digits)
+        x, labels, x_test = map(pn.from_numpy, (images[learnt], digits[learnt], images[test]))
         model = network(config, images.shape[1])
         optimizer = optim.OPTIMIZERS[config.optimizer](model.parameters(), **config.settings)
-        epochs = []
-        for number in range(1, config.epochs + 1):
-            order = pn.randperm(len(train))
-            loss, seconds = train_epoch(model, optimizer, x[order], labels[order], config.batch_size)
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss} in epoch {number}; try a smaller --lr than "
-                                         f"{config.settings['lr']:g}")
-            epochs.append(Epoch(number, loss, accuracy(predict(model, x), labels), seconds))
-            report(epochs[-1])
+        watch = Watch(x, labels, config.settings["lr"], report)
+        fit(model, partial(F.cross_entropy, label_smoothing=LABEL_SMOOTHING), optimizer, x, labels, epochs=config.epochs,
+            batch_size=config.batch_size, callbacks=[watch], progress=False)
         preds = predict(model, x_test)
-    steps = math.ceil(len(train) / config.batch_size) * config.epochs
-    return Run(epochs, preds, digits[test], steps, len(train) * config.epochs)
-
-
-def train_epoch(model: nn.Module, optimizer: optim.Optimizer, x: pn.Tensor, labels: pn.Tensor,
-                size: int) -> tuple[float, float]:
-    """One pass in batches of a size; returns the mean loss and the seconds it took."""
-    total, start = 0.0, time.perf_counter()
-    for i in range(0, len(x), size):
-        batch, wanted = x[i:i + size], labels[i:i + size]
-        loss = F.cross_entropy(model(batch), wanted, label_smoothing=LABEL_SMOOTHING)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.item() * len(batch)
-    return total / len(x), time.perf_counter() - start
+    steps = math.ceil(len(learnt) / config.batch_size) * config.epochs
+    return Run(watch.epochs, preds, digits[test], steps, len(learnt) * config.epochs)
 
 
 def predict(model: nn.Module, x: pn.Tensor) -> np.ndarray:
@@ -334,7 +335,7 @@ def demo(args: "argparse.Namespace") -> int:
         print(*lines, sep="\n", file=out, flush=True)
 
     say(*heading(config, backend), "", f"{'epoch':>5}{'loss':>10}{'train accuracy':>17}{'seconds':>10}")
-    run = fit(config, backend, lambda e: say(f"{e.epoch:>5}{e.loss:>#10.4g}{e.accuracy:>16.2%} {e.seconds:>9.3f}"))
+    run = train(config, backend, lambda e: say(f"{e.epoch:>5}{e.loss:>#10.4g}{e.accuracy:>16.2%} {e.seconds:>9.3f}"))
     right = accuracy(run.preds, run.target)
     matrix = confusion_matrix(run.preds, run.target, CLASSES)
     pair = worst_pair(matrix)
@@ -344,7 +345,7 @@ def demo(args: "argparse.Namespace") -> int:
     reference = run
     if backend.name != "reference":
         say("The same training on the reference backend, which is NumPy ...")
-        reference = fit(config, Reference(), progress(config.epochs))
+        reference = train(config, Reference(), progress(config.epochs))
     threads = numpy_threads()
     say(*timing(backend.name, run, reference, threads))
 

@@ -41,6 +41,7 @@ FLOORS = [  # from the ground up; a module imports from lower floors, and from i
     {"random", "metrics", "datasets", "autograd"},
     {"nn", "optim"},
     {"plan"},
+    {"fit"},
     {""},                                                  # the face: pyneuro itself
     {"bench"},
     {"cli"},
