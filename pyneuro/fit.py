@@ -22,7 +22,9 @@ from . import ops
 from .autograd import no_grad
 from .kernels import DtypeError, ShapeError
 from .nn import Module
+from .nn.utils import clip_grad_norm_
 from .optim import Optimizer
+from .optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 from .random import Generator, draw
 from .tensor import DTYPES, Tensor, _array_of, _laid_out, wrap
 
@@ -337,8 +339,6 @@ def _training_step(model: Module, criterion: Callable, optimizer: Optimizer, cli
     given = signature(optimizer.step).parameters.get("closure")
     by_closure = given is not None and given.default is Parameter.empty        # LBFGS evaluates as often as it likes
     members = [p for group in optimizer.param_groups for p in group["params"]]
-    if clip is not None:
-        from .nn.utils import clip_grad_norm_  # type: ignore[import-not-found,unused-ignore]
 
     def step(x: Tensor, target: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
         output: Any = None
@@ -437,8 +437,7 @@ def _count(name: str, value: Any, least: int) -> int:
 
 def _of_type(name: str, value: Any, kind: type) -> None:
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be {'an' if kind.__name__[0] in 'AEIO' else 'a'} {kind.__name__}, "
-                        f"not {type(value).__name__}")
+        raise TypeError(f"{name} must be of type {kind.__name__}, not {type(value).__name__}")
 
 
 def fit(model: Module, loss: Callable[..., Any], optimizer: Optimizer, X: Any, y: Any, *, epochs: int = 1, batch_size: int = 32,
@@ -535,13 +534,6 @@ def _schedule(scheduler: Any) -> tuple[Callable[[], Any] | None, Callable[[float
     """What is to be called after each step, and after each epoch with its loss."""
     if scheduler is None:
         return None, None
-    from .optim.lr_scheduler import (  # type: ignore[import-not-found,unused-ignore]
-        CyclicLR,
-        LRScheduler,
-        OneCycleLR,
-        ReduceLROnPlateau,
-    )
-
     _of_type("scheduler", scheduler, LRScheduler)
     if isinstance(scheduler, (OneCycleLR, CyclicLR)):
         return scheduler.step, None

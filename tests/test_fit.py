@@ -18,6 +18,7 @@ from pyneuro import nn, optim
 from pyneuro.fit import Callback, CSVLogger, EarlyStopping, TerminateOnNaN, fit
 from pyneuro.metrics import accuracy
 from pyneuro.nn import functional as F
+from pyneuro.optim import lr_scheduler as schedule
 
 each_backend = pytest.mark.parametrize("on", BACKENDS, indirect=True)
 ROWS, FEATURES, CLASSES = 23, 5, 3
@@ -56,6 +57,14 @@ def by_hand(X, y, *, epochs, batch_size, seed=3, lr=0.05, loss=None, after_step=
             total += value.item() * len(index)
         losses.append(total / len(X))
     return model, losses
+
+
+def rates(model, data, scheduled, **more):
+    """The learning rate at each step of a training."""
+    optimizer, seen = optim.Adam(model.parameters(), lr=0.05), []
+    model.register_forward_hook(lambda module, args, y: seen.append(optimizer.param_groups[0]["lr"]) if module.training else None)
+    fit(model, nn.CrossEntropyLoss(), optimizer, *data, scheduler=scheduled(optimizer), batch_size=8, epochs=3, seed=3, **more)
+    return seen
 
 
 def same(model, other):
@@ -300,6 +309,70 @@ def test_modes_are_left_as_they_were(data):
     assert model.training and not model[2].training
 
 
+# ------------------------------------------------------------------------------------------- learning rates and clipping
+
+@pytest.mark.parametrize("scheduled", [lambda o: schedule.OneCycleLR(o, 0.1, epochs=3, steps_per_epoch=3),
+                                       lambda o: schedule.CyclicLR(o, 0.01, 0.1, 4, cycle_momentum=False)])
+def test_some_schedules_go_by_steps(data, scheduled):
+    optimizer = optim.Adam(network().parameters())
+    scheduler, want = scheduled(optimizer), []
+    for _ in range(9):
+        want.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates(network(), data, scheduled) == want
+
+
+def test_most_schedules_go_by_epochs(data):
+    assert rates(network(), data, lambda o: schedule.StepLR(o, 1, 0.5)) == [0.05] * 3 + [0.025] * 3 + [0.0125] * 3
+
+
+def test_a_plateau_is_seen_in_the_validated_loss(data):
+    class Told(schedule.ReduceLROnPlateau):
+        def step(self, metrics):
+            told.append(metrics)
+            super().step(metrics)
+
+    told = []
+    model, history = trained(*data)
+    for held_out, name in ((None, "loss"), (data, "val_loss")):
+        model = network()
+        optimizer = optim.Adam(model.parameters())
+        told.clear()
+        history = fit(model, nn.CrossEntropyLoss(), optimizer, *data, epochs=3, validation_data=held_out, scheduler=Told(optimizer))
+        assert told == history.history[name]
+
+
+@each_backend
+def test_gradients_are_clipped_together(on, data):
+    model = network()
+    optimizer, x, y = optim.SGD(model.parameters(), lr=1.0), *map(pn.from_numpy, data)
+    F.cross_entropy(model(x), y).backward()
+    assert nn.utils.clip_grad_norm_(model.parameters(), 0.01) > 0.01
+    optimizer.step()
+    clipped = network()
+    fit(clipped, nn.CrossEntropyLoss(), optim.SGD(clipped.parameters(), lr=1.0), *data, batch_size=ROWS, shuffle=False, clip_grad_norm=0.01)
+    assert same(model, clipped) and not same(model, network())
+
+
+class Twice(optim.SGD):
+    """An optimizer that needs the loss again, as LBFGS does."""
+
+    def step(self, closure):
+        first = closure()
+        super().step()
+        closure()
+        super().step()
+        return first
+
+
+def test_an_optimizer_may_need_the_loss_again(data):
+    model, other = network(), network()
+    history = fit(model, nn.CrossEntropyLoss(), Twice(model.parameters(), lr=0.1), *data, batch_size=ROWS, shuffle=False)
+    plain = fit(other, nn.CrossEntropyLoss(), optim.SGD(other.parameters(), lr=0.1), *data, batch_size=ROWS, shuffle=False, epochs=2)
+    assert same(model, other) and history.history["loss"] == plain.history["loss"][:1]
+
+
 # ------------------------------------------------------------------------------------------------------------ callbacks
 
 def test_callbacks_are_called_in_order(data):
@@ -498,7 +571,7 @@ def test_a_real_ctrl_c():
             print("whole" if len(counts) == 1 else counts)
     """
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], text=True, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == "0\n"
+    assert [process.stdout.readline() for _ in range(2)] == ["0\n", "1\n"]
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0 and out.splitlines()[-1] == "whole"
@@ -597,11 +670,12 @@ def test_bad_input_is_said_before_any_training(data):
         ({"metrics": ["accuracy", "accuracy"]}, ValueError, "two values would be named 'accuracy'"),
         ({"metrics": ["confusion_matrix"]}, ValueError, "needs more than"),
         ({"metrics": [3]}, TypeError, "a metric is a name or a function"),
+        ({"scheduler": adam}, TypeError, "scheduler must be of type LRScheduler, not Adam"),
         ({"clip_grad_norm": 0}, ValueError, "clip_grad_norm must be positive, got 0"),
-        ({"model": lonely}, TypeError, "model must be a Module, not function"),
-        ({"optimizer": model}, TypeError, "optimizer must be an Optimizer, not Sequential"),
+        ({"model": lonely}, TypeError, "model must be of type Module, not function"),
+        ({"optimizer": model}, TypeError, "optimizer must be of type Optimizer, not Sequential"),
         ({"loss": "mse"}, TypeError, "loss must be a module or function"),
-        ({"callbacks": [print]}, TypeError, "a callback must be a Callback, not builtin_function_or_method"),
+        ({"callbacks": [print]}, TypeError, "a callback must be of type Callback, not builtin_function_or_method"),
         ({"callbacks": [EarlyStopping()]}, ValueError, "watches 'val_loss', which this training does not have; choose from loss"),
     ]:
         with pytest.raises(error, match=sentence):
