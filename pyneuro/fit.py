@@ -3,7 +3,6 @@
 
 A step is a function of tensors alone, and one function goes through the batches: what a plan replays is no more than these.
 """
-import csv
 import math
 import os
 import signal
@@ -11,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from copy import copy
-from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from typing import Any
 
@@ -33,12 +31,12 @@ __all__ = ["CSVLogger", "Callback", "EarlyStopping", "History", "TerminateOnNaN"
 Step = Callable[[Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
 
 
-@dataclass
 class History:
     """What a training was like: `epoch`, numbers from 0, and for each the values of `history`, by name."""
 
-    history: dict[str, list[float]] = field(default_factory=dict)
-    epoch: list[int] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.epoch: list[int] = []
 
     @property
     def best(self) -> dict[str, float] | None:
@@ -54,6 +52,9 @@ class History:
         self.epoch.append(epoch)
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
+
+    def __repr__(self) -> str:
+        return f"History(epochs={len(self.epoch)}, best={self.best})"
 
 
 # ------------------------------------------------------------------------------------------------------------ callbacks
@@ -172,6 +173,8 @@ class CSVLogger(Callback):
             self._write(f, [epoch, *logs.values()])
 
     def _write(self, f: Any, line: list) -> None:
+        import csv
+
         csv.writer(f, delimiter=self.separator, lineterminator="\n").writerow(line)
 
 

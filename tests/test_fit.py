@@ -465,6 +465,7 @@ def test_terminate_on_nan(bad):
 def test_best_is_of_the_epochs_that_have_a_loss():
     history = Scripted([math.nan, 2, 1, 3]).fit(epochs=4)
     assert history.best == {"epoch": 2, "loss": 1}
+    assert repr(history) == "History(epochs=4, best={'epoch': 2, 'loss': 1.0})"
     assert Scripted([math.nan]).fit(epochs=1).best is None
 
 
