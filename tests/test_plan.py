@@ -1,0 +1,1320 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""compile: what a replay gives is what the function gives, bit for bit, and never a stale thing.
+
+Most tests run twins: the same small world twice, one with its step compiled, and compare all that there is to see.
+"""
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from cases import BACKENDS, FLOATS, WRITABLE, differentiable, laid_out, random, sample
+
+import pyneuro as pn
+import pyneuro.nn.functional as F
+from pyneuro import nn, optim
+from pyneuro.autograd import grad
+from pyneuro.nn.module import Parameter
+from pyneuro.nn.utils import clip_grad_norm_, clip_grad_value_
+from pyneuro.ops import OPS
+from pyneuro.optim.lr_scheduler import CosineAnnealingLR, StepLR
+from pyneuro.optim.optimizers import OPTIMIZERS
+from pyneuro.plan import NotRecordable
+from pyneuro.random import default_generator
+from pyneuro.tensor import apply
+
+each_backend = pytest.mark.parametrize("on", BACKENDS, indirect=True)
+each_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=["float32", "float64"])
+
+
+def table(rows):
+    """Parametrised by a dict, whose keys are the names."""
+    return pytest.mark.parametrize("row", rows.values(), ids=list(rows))
+
+
+# ------------------------------------------------------------------------------------------------------ what is compared
+
+def bits(value):
+    """What a function returns or a world holds, as something that == compares."""
+    if isinstance(value, pn.Tensor):
+        return "tensor", bits(value.detach().numpy())
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str, value.tobytes()
+    if isinstance(value, (tuple, list)):
+        return [type(value).__name__, *map(bits, value)]
+    if isinstance(value, dict):
+        return {k: bits(v) for k, v in value.items()}
+    return repr(value)
+
+
+class World:
+    """A model, an optimizer, and a step that reads a few things beside its arguments."""
+
+    scale = 1.0
+
+    def __init__(self, compiled, model, optimizer, loss, make_step):
+        pn.manual_seed(5)
+        self.model = model()
+        self.optimizer = optimizer(self.model.parameters())
+        self.loss = loss
+        self.plain = make_step(self)
+        self.run = pn.compile(self.plain) if compiled else self.plain
+
+    def state(self):
+        """Parameters, buffers, gradients, the optimizer's state, and where the random numbers are."""
+        found = self.optimizer.state_dict()
+        return {"model": bits(dict(self.model.state_dict())), "grad": [bits(p.grad) for p in self.model.parameters()],
+                "state": bits(found["state"]), "groups": bits(found["param_groups"]), "random": bits(default_generator.counter)}
+
+
+def mlp(activation="tanh", dtype="float32", dropout=0.0):
+    first, last = nn.Dense(4, 6, activation, dtype=dtype), nn.Linear(6, 3, dtype=dtype)
+    return nn.Sequential(first, nn.Dropout(dropout), last)
+
+
+def adam(params):
+    return optim.Adam(params, lr=0.05)
+
+
+def usual_step(world):
+    model, optimizer, loss_of = world.model, world.optimizer, world.loss
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = loss_of(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def twins(steps=4, between=None, model=mlp, optimizer=adam, loss=F.cross_entropy, step=usual_step, batches=None):
+    """Two worlds take the same steps, one compiled; `between(world, i)` runs before step i. Returns the compiled one."""
+    seen = []
+    for compiled in (False, True):
+        world = World(compiled, model, optimizer, loss, step)
+        pn.manual_seed(9)
+        after = []
+        for i, given in enumerate(batches or [batch(i) for i in range(steps)]):
+            if between is not None:
+                between(world, i)
+            after.append((bits(world.run(*given)), world.state()))
+        seen.append(after)
+    for i, (want, got) in enumerate(zip(*seen)):
+        assert got == want, f"step {i}"
+    return world
+
+
+def batch(number, rows=5, width=4, classes=3, dtype=np.float32):
+    g = random("batch", number, rows, width, classes)
+    return pn.from_numpy(g.normal(size=(rows, width)).astype(dtype)), pn.from_numpy(g.integers(0, classes, rows))
+
+
+def pairs(number, dtype=np.float32):
+    x, _ = batch(number, dtype=dtype)
+    return x, pn.from_numpy(random("target", number).uniform(0, 1, (5, 3)).astype(dtype))
+
+
+def same_as_eager(fn, *calls, times=2):
+    """A function that keeps nothing gives the same compiled, call by call. Returns the compiled one."""
+    compiled = pn.compile(fn)
+    for given in calls * times:
+        pn.manual_seed(3)
+        want = bits(fn(*given))
+        pn.manual_seed(3)
+        assert bits(compiled(*given)) == want
+    return compiled
+
+
+def vector(*values, dtype="float32", grad=False):
+    return pn.tensor([float(v) for v in values], dtype=dtype, requires_grad=grad)
+
+
+# ---------------------------------------------------------------------------------------------- bitwise, by the tables
+
+@pytest.mark.parametrize("name", OPS)
+@each_backend
+@each_dtype
+def test_every_op_and_its_gradient(name, on, dtype):
+    op = OPS[name]
+
+    def forward_and_back(*given):
+        y = apply(op, given, attrs)
+        wanted = [x for x in given if x.requires_grad]
+        if not y.requires_grad or op.kind == "curve":
+            return y.detach()
+        return y.detach(), grad(y, wanted, pn.ones_like(y) * 0.5, allow_unused=True)
+
+    compiled = pn.compile(forward_and_back)
+    for n in (7, 7, 40, 7):
+        arrays, new = sample(op, n, dtype)
+        attrs = attrs if n == 7 and "attrs" in locals() and bits(list(attrs)) == bits(list(new)) else new
+        given = [pn.from_numpy(a).requires_grad_(need) for a, need in zip(arrays, differentiable(op, arrays))]
+        assert bits(compiled(*given)) == bits(forward_and_back(*given))
+
+
+@pytest.mark.parametrize("activation", F.activation_names())
+@each_backend
+@each_dtype
+def test_every_activation_in_a_step(activation, on, dtype):
+    world = twins(model=lambda: mlp(activation, dtype), batches=[batch(i, dtype=dtype) for i in range(3)])
+    assert world.run.recordings == 1
+
+
+LOSSES = {
+    **{f"cross_entropy {r}": (lambda z, y, r=r: F.cross_entropy(z, y, reduction=r).sum(), batch) for r in F.REDUCTIONS},
+    **{f"nll {r}": (lambda z, y, r=r: F.nll_loss(z.log_softmax(1), y, reduction=r).sum(), batch) for r in F.REDUCTIONS},
+    **{f"{f.__name__} {r}": (lambda z, y, f=f, r=r: f(z, y, reduction=r).sum(), pairs) for r in F.REDUCTIONS
+       for f in (F.mse_loss, F.l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits, F.cross_entropy)},
+    "label smoothing": (lambda z, y: F.cross_entropy(z, y, label_smoothing=0.1, ignore_index=2), batch),
+    "class weights": (lambda z, y: F.cross_entropy(z, y, weight=WEIGHTS), batch),
+    "pos_weight": (lambda z, y: F.binary_cross_entropy_with_logits(z, y, pos_weight=WEIGHTS), pairs),
+    "module": (nn.CrossEntropyLoss(weight=pn.tensor([1.0, 2.0, 0.5])), batch),
+    "composed": (lambda z, y: ((z - y).abs().clamp(0, 1).sqrt() + 1e-3).log().mean() + z.std() * 0.1, pairs),
+}
+WEIGHTS = pn.tensor([1.0, 2.0, 0.5])
+
+
+@table(LOSSES)
+@each_backend
+def test_every_loss(row, on):
+    loss, data = row
+    world = twins(3, loss=loss, batches=[data(i) for i in range(3)])
+    assert world.run.recordings == 1
+
+
+OPTIONS = {
+    "sgd": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+            {"momentum": 0.5, "dampening": 0.3, "maximize": True}],
+    "adagrad": [{}, {"lr_decay": 0.1, "initial_accumulator_value": 0.2, "weight_decay": 0.1}],
+    "rmsprop": [{}, {"centered": True}, {"momentum": 0.9, "alpha": 0.7}],
+    "adadelta": [{}, {"rho": 0.5, "weight_decay": 0.1, "maximize": True}],
+    "adam": [{}, {"amsgrad": True}, {"betas": (0.5, 0.7), "eps": 1e-3, "weight_decay": 0.1, "maximize": True}],
+    "adamw": [{}, {"amsgrad": True, "weight_decay": 0.2}],
+}
+CONFIGURED = [pytest.param(cls, options, id=f"{name} {' '.join(options)}".strip())
+              for name, cls in OPTIMIZERS.items() for options in OPTIONS.get(name, [{}])]
+
+
+@pytest.mark.parametrize("cls, options", CONFIGURED)
+@each_backend
+@each_dtype
+def test_every_optimizer_with_rates_that_change(cls, options, on, dtype):
+    def between(world, i):
+        world.optimizer.param_groups[0]["lr"] = 0.05 / (i + 1)
+        if i == 3 and "weight_decay" in world.optimizer.param_groups[0]:
+            world.optimizer.param_groups[0]["weight_decay"] = 0.3
+
+    world = twins(5, between, model=lambda: mlp(dtype=dtype), optimizer=lambda p: cls(p, lr=0.1, **options),
+                  batches=[batch(i, dtype=dtype) for i in range(5)])
+    assert world.run.recordings == 1, "numbers of a group are followed, not recorded again"
+
+
+@pytest.mark.parametrize("make", [lambda o: StepLR(o, 2, 0.3), lambda o: CosineAnnealingLR(o, 4)])
+@each_backend
+def test_schedules_step_outside(make, on):
+    def between(world, i):
+        world.schedule = make(world.optimizer) if i == 0 else world.schedule
+        if i:
+            world.schedule.step()
+
+    assert twins(6, between).run.recordings == 1
+
+
+@each_backend
+def test_dropout_draws_the_masks_that_eager_draws(on):
+    world = twins(5, model=lambda: mlp(dropout=0.4))
+    assert world.run.recordings == 1
+    x, _ = batch(0)
+    draw = pn.compile(lambda x: (F.dropout(x, 0.5), pn.rand(3), pn.randn_like(x), pn.randperm(5), pn.randint(0, 9, (4,))))
+    pn.manual_seed(1)
+    want = [bits(draw.fn(x)) for _ in range(3)]
+    pn.manual_seed(1)
+    assert [bits(draw(x)) for _ in range(3)] == want
+    assert want[0] != want[1]
+    pn.manual_seed(1)
+    assert bits(draw(x)) == want[0]
+    state = default_generator.get_state()
+    again = bits(draw(x))
+    default_generator.set_state(state)
+    assert bits(draw(x)) == again
+
+
+def accumulating(world):
+    """Gradients pile up over calls; the step is another function's."""
+    model, loss_of = world.model, world.loss
+
+    def step(x, y):
+        loss = loss_of(model(x), y) / 2
+        loss.backward()
+        return loss
+
+    return step
+
+
+def after_every(n, how):
+    def between(world, i):
+        if i and i % n == 0:
+            world.optimizer.step()
+            how(world)
+    return between
+
+
+@pytest.mark.parametrize("zero", [{}, {"set_to_none": False}], ids=["none", "zeros"])
+@pytest.mark.parametrize("owner", ["optimizer", "model"])
+@each_backend
+def test_gradients_accumulate(zero, owner, on):
+    world = twins(9, after_every(2, lambda w: getattr(w, owner).zero_grad(**zero)), step=accumulating)
+    assert world.run.recordings <= 3
+
+
+@pytest.mark.parametrize("zero", [{}, {"set_to_none": False}], ids=["none", "zeros"])
+@each_backend
+def test_gradients_accumulate_within(zero, on):
+    def step(world):
+        def two_halves(x, y):
+            world.optimizer.zero_grad(**zero)
+            total = 0
+            for a, b in ((x[:3], y[:3]), (x[3:], y[3:])):
+                loss = world.loss(world.model(a), b)
+                loss.backward()
+                total = total + loss.detach()
+            world.optimizer.step()
+            return total
+        return two_halves
+
+    twins(5, step=step)
+
+
+def global_norm_by_hand(parameters, most):
+    with pn.no_grad():
+        norm = pn.stack([(p.grad * p.grad).sum() for p in parameters]).sum().sqrt()
+        for p in parameters:
+            p.grad.mul_((most / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def new_gradients(parameters, most):
+    norm = sum((p.grad * p.grad).sum() for p in parameters).sqrt()
+    for p in parameters:
+        p.grad = p.grad * (most / (norm + 1e-6)).clamp(max=1.0)
+    return norm
+
+
+@pytest.mark.parametrize("clip", [global_norm_by_hand, new_gradients, clip_grad_norm_, clip_grad_value_,
+                                  lambda p, most: clip_grad_norm_(p, most, 1), lambda p, most: clip_grad_norm_(p, most, np.inf)])
+@each_backend
+def test_clipping(clip, on):
+    def step(world):
+        parameters = list(world.model.parameters())
+
+        def clipped(x, y):
+            world.optimizer.zero_grad()
+            world.loss(world.model(x), y).backward()
+            norm = clip(parameters, 0.3)
+            world.optimizer.step()
+            return norm
+        return clipped
+
+    twins(4, step=step)
+
+
+@each_backend
+def test_weights_shared_by_layers(on):
+    def tied():
+        model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 3))
+        model[2].weight = model[0].weight
+        return model
+
+    twins(4, model=tied)
+
+
+@each_backend
+@each_dtype
+def test_groups_with_numbers_and_parameters_of_their_own(on, dtype):
+    def in_groups(parameters):
+        a, b, c, d = parameters
+        return optim.AdamW([{"params": [a, b], "lr": 0.2}, {"params": [c], "weight_decay": 0.3, "amsgrad": True}, {"params": [d]}])
+
+    def between(world, i):
+        world.optimizer.param_groups[i % 3]["lr"] = 0.01 * (i + 1)
+        if i == 2:
+            world.optimizer.param_groups[0]["betas"] = (0.7, 0.8)
+
+    assert twins(5, between, model=lambda: mlp(dtype=dtype), optimizer=in_groups,
+                 batches=[batch(i, dtype=dtype) for i in range(5)]).run.recordings == 1
+
+
+@each_backend
+def test_several_optimizers_and_steps_in_one_function(on):
+    def step(world):
+        second = optim.SGD(world.model[2].parameters(), lr=0.3, momentum=0.5)
+
+        def two(x, y):
+            for o in (world.optimizer, second):
+                o.zero_grad()
+                world.loss(world.model(x), y).backward()
+                o.step()
+        return two
+
+    twins(4, step=step)
+
+
+@pytest.mark.parametrize("layout", WRITABLE)
+@each_backend
+@each_dtype
+def test_arguments_in_any_layout(layout, on, dtype):
+    def given(i):
+        x, y = batch(i, dtype=dtype)
+        return pn.from_numpy(laid_out(x.numpy(), layout)), pn.from_numpy(laid_out(y.numpy(), layout))
+
+    assert twins(batches=[given(i) for i in range(3)], model=lambda: mlp(dtype=dtype)).run.recordings == 1
+
+
+@each_backend
+def test_arguments_that_are_parts_of_one_array(on):
+    whole = pn.from_numpy(random("whole").normal(size=(20, 9)).astype(np.float32))
+    labels = pn.from_numpy(random("labels").integers(0, 3, 20))
+    for cut in (lambda i: whole[i * 5:i * 5 + 5, 2:6], lambda i: whole[i::4, 4:0:-1] if False else whole[i::4, :8:2],
+                lambda i: whole[4 * i:4 * i + 4, 3:8].T):
+        assert twins(batches=[(cut(i), labels[i * 5:i * 5 + 5]) for i in range(4)]).run.recordings == 1
+
+
+@each_backend
+def test_read_only_and_repeated_arguments(on):
+    for layout in ("read-only", "repeated"):
+        x, y = batch(0)
+        x = pn.from_numpy(laid_out(x.numpy(), layout))
+        twins(batches=[(x, y)] * 3)
+
+
+# ------------------------------------------------------------------------------------------- what a recording cannot hold
+
+def _np_array(t):
+    return np.asarray(t)
+
+
+READS = {
+    "item": lambda t: t.sum().item(),
+    "float": lambda t: float(t.sum()),
+    "int": lambda t: int(t.sum()),
+    "index": lambda t: [1, 2, 3][t.sum().long()],
+    "bool": lambda t: bool(t.sum()),
+    "if": lambda t: 1 if t.sum() > 0 else 2,
+    "numpy": lambda t: t.numpy(),
+    "asarray": lambda t: np.asarray(t),
+    "np function": lambda t: np.exp(t),
+    "np.array of a list": lambda t: np.array([t.sum(), t.sum()]),
+    "tensor of a tensor": lambda t: pn.tensor([t.sum(), 1.0]),
+    "print": lambda t: print(t),
+    "repr": lambda t: repr(t),
+    "str": lambda t: str(t),
+    "format": lambda t: f"{t.sum()}",
+    "tolist": lambda t: t.tolist(),
+    "memoryview": lambda t: memoryview(t),
+    "bytes": lambda t: bytes(t),
+    "dlpack": lambda t: np.from_dlpack(t),
+    "integer tensor as an index": lambda t: t[t.argmax()],
+    "mask as an index": lambda t: t[t > 0],
+    "in a list": lambda t: t in [pn.ones(3)],
+    "contains": lambda t: 1.0 in t,
+    "equal": lambda t: pn.equal(t, t * 2),
+    "allclose": lambda t: pn.allclose(t, t * 2),
+    "nonzero": lambda t: pn.where(t > 0),
+    "sorted": lambda t: sorted(t.unbind(0)),
+    "max of Python": lambda t: max(t.unbind(0)),
+    "deepcopy": lambda t: copy.deepcopy(t),
+    "pickle": lambda t: pickle.dumps(t),
+    "error_if_nonfinite": lambda t: nn.utils.get_total_norm([t], error_if_nonfinite=True),
+}
+
+
+@table(READS)
+@pytest.mark.parametrize("made", [False, True], ids=["argument", "made"])
+def test_reading_values_is_refused_and_names_the_line(row, made):
+    def looks(t):
+        u = t * 2 if made else t
+        row(u)
+        return u
+
+    compiled = pn.compile(looks)
+    with pytest.raises(NotRecordable, match=rf"test_plan\.py:{row.__code__.co_firstlineno}, in"):
+        compiled(vector(1, 2, 3))
+    looks(vector(1, 2, 3))
+
+
+@table(READS)
+def test_reading_values_is_refused_even_where_the_error_is_swallowed(row):
+    def looks(t):
+        try:
+            row(t)
+        except Exception:
+            return t * 2
+        return t * 3
+
+    with pytest.raises(NotRecordable):
+        pn.compile(looks)(vector(1, 2, 3))
+
+
+@pytest.mark.parametrize("kind", ["forward", "pre", "tensor", "leaf"])
+def test_hooks_that_look_are_refused(kind):
+    model, looks = mlp(), lambda *args: print(args[-1]) if kind != "forward" else print(args[2])
+    hooked = {"forward": model[0].register_forward_hook, "pre": model[0].register_forward_pre_hook,
+              "leaf": model[0].weight.register_hook}
+    if kind in hooked:
+        hooked[kind](looks)
+
+    def step(x, y):
+        z = model(x)
+        if kind == "tensor":
+            z.register_hook(looks)
+        F.cross_entropy(z, y).backward()
+
+    with pytest.raises(NotRecordable, match=r"test_plan\.py:\d+, in <lambda>"):
+        pn.compile(step)(*batch(0))
+    step(*batch(0))
+
+
+COUNT = 0
+PLAIN = 1.0
+
+
+def _to_a_global(x):
+    global COUNT
+    COUNT = COUNT + 1
+    return x
+
+
+def _to_a_nonlocal():
+    count = 0
+
+    def counts(x):
+        nonlocal count
+        count += 1
+        return x
+    return counts
+
+
+def _within():
+    count = 0
+
+    def outer(x):
+        def inner():
+            nonlocal count
+            count += 1
+        inner()
+        return x
+    return outer
+
+
+@pytest.mark.parametrize("fn", [_to_a_global, _to_a_nonlocal(), _within()])
+def test_functions_that_assign_to_what_is_not_their_own_are_refused(fn):
+    with pytest.raises(NotRecordable, match="assigns to (COUNT|count)"):
+        pn.compile(fn)
+
+
+def test_what_is_its_own_may_be_assigned():
+    def fn(x):
+        total = x
+
+        def add():
+            nonlocal total
+            total = total + 1
+        add()
+        return total
+
+    same_as_eager(fn, (vector(1, 2),))
+
+
+def _attribute_of_a_module(model, optimizer):
+    def step(x, y):
+        model.p = getattr(model, "p", 0) + 1
+        return model(x)
+    return step
+
+
+def _lr_inside(model, optimizer):
+    def step(x, y):
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] *= 0.5
+    return step
+
+
+def _new_parameter(model, optimizer):
+    def step(x, y):
+        model[0].weight = Parameter(model[0].weight.detach() * 2)
+        return model(x)
+    return step
+
+
+def _new_optimizer(model, optimizer):
+    def step(x, y):
+        F.cross_entropy(model(x), y).backward()
+        optim.Adam(model.parameters()).step()
+    return step
+
+
+def _returns_an_array(model, optimizer):
+    array = np.ones(3)
+    return lambda x, y: (model(x), array)
+
+
+def _returns_a_set(model, optimizer):
+    return lambda x, y: {1, 2}
+
+
+def _mode(model, optimizer):
+    def step(x, y):
+        model.eval()
+        return model(x)
+    return step
+
+
+UNFIT = [_attribute_of_a_module, _lr_inside, _new_parameter, _new_optimizer, _returns_an_array, _returns_a_set, _mode]
+
+
+@pytest.mark.parametrize("make", UNFIT)
+def test_what_a_replay_would_not_do_is_refused(make):
+    model = mlp()
+    with pytest.raises(NotRecordable):
+        pn.compile(make(model, adam(model.parameters())))(*batch(0))
+
+
+# ------------------------------------------------------------------------------------------ what is kept from a recording
+
+USES = {
+    "read": lambda t: t.tolist(), "item": lambda t: t.sum().item(), "print": lambda t: repr(t), "array": lambda t: np.asarray(t),
+    "add": lambda t: t + 1, "radd": lambda t: 1 + t, "with a tensor": lambda t: pn.ones(3) * t, "method": lambda t: t.exp(),
+    "function": lambda t: pn.exp(t), "activation": lambda t: F.relu(t), "compare": lambda t: t > 0, "equal": lambda t: t == t,
+    "reduce": lambda t: t.sum(), "argmax": lambda t: t.argmax(), "matmul": lambda t: t @ t, "cast": lambda t: t.long(),
+    "index": lambda t: t[0], "slice": lambda t: t[1:], "reshape": lambda t: t.reshape(1, 3), "cat": lambda t: pn.cat([t, t]),
+    "where": lambda t: pn.where(pn.ones(3) > 0, t, 0.0), "copy_": lambda t: pn.zeros(3).copy_(t), "iadd": lambda t: pn.zeros(3).add_(t),
+    "in place": lambda t: t.add_(1), "fill_": lambda t: t.fill_(1.0), "setitem": lambda t: pn.zeros(3).__setitem__(0, t[0]),
+    "set": lambda t: pn.zeros(3).__setitem__(slice(None), t), "itself set": lambda t: t.__setitem__(0, 1.0),
+    "clone": lambda t: t.clone(), "tensor": lambda t: pn.tensor(t), "floordiv": lambda t: t // 2, "pow": lambda t: t ** 3,
+    "clamp": lambda t: t.clamp(0, 1), "detached": lambda t: t.detach().tolist(), "detached sum": lambda t: t.detach().sum(),
+    "loss": lambda t: F.mse_loss(t, pn.zeros(3)), "dlpack": lambda t: np.from_dlpack(t), "deepcopy": lambda t: copy.deepcopy(t),
+    "argument": lambda t: pn.compile(lambda u: u + 1)(t), "any": lambda t: t.any(), "isnan": lambda t: t.isnan(),
+    "mask": lambda t: t[pn.ones(3) > 0], "data": lambda t: t.data.tolist(), "float": lambda t: t.double(), "iter": lambda t: list(t),
+}
+
+
+@table(USES)
+@pytest.mark.parametrize("mode", [True, False], ids=["grad", "no_grad"])
+def test_tensors_kept_from_a_recording_raise_when_used(row, mode):
+    kept = []
+
+    def fn(x):
+        y = x * 3
+        kept.append(y)
+        return y + 1
+
+    compiled = pn.compile(fn)
+    compiled(vector(1, 2, 3))
+    compiled(vector(4, 5, 6))
+    assert len(kept) == 1
+    with pn.set_grad_enabled(mode), pytest.raises(RuntimeError, match="made within a compiled function"):
+        row(kept[0])
+
+
+@pytest.mark.parametrize("kind", ["integers", "bool", "view", "with gradient", "a parameter's gradient"])
+def test_whatever_is_kept_raises(kind):
+    kept, w = [], vector(1, 2, 3, grad=True)
+    makes = {"integers": lambda x: x.long() + 1, "bool": lambda x: x > 1, "view": lambda x: (x * 2)[1:],
+             "with gradient": lambda x: x * w, "a parameter's gradient": lambda x: grad((x * w).sum(), w)[0]}
+
+    def fn(x):
+        kept.append(makes[kind](x))
+        return x + 1
+
+    compiled = pn.compile(fn)
+    for _ in range(2):
+        compiled(vector(1, 2, 3))
+    for use in (repr, lambda t: t == 1, lambda t: t.sum()):
+        with pytest.raises(RuntimeError, match="made within a compiled function"):
+            use(kept[0])
+
+
+def test_tensors_of_a_failed_recording_raise_too():
+    kept = []
+
+    def fn(x):
+        kept.append(x * 2)
+        raise KeyError("wrong")
+
+    with pytest.raises(KeyError):
+        pn.compile(fn)(vector(1, 2))
+    with pytest.raises(RuntimeError, match="made within a compiled function"):
+        kept[0].tolist()
+
+
+# ------------------------------------------------------------------------------- recorded again, or followed; never stale
+
+class Settings:
+    """What a step may read beside its arguments."""
+
+    def __init__(self):
+        self.scale, self.numbers, self.named, self.weight = 1.0, [1.0, 2.0], {"a": 1.0}, vector(1, 2, 3)
+
+
+def reading_step(world):
+    """Reads settings in all ways: an attribute, lists, dicts, a tensor of its own, another function."""
+    settings = world.settings = Settings()
+    model, optimizer = world.model, world.optimizer
+    world.extra, world.alone = [vector(1, 1, 1, grad=True)], vector(2, 2, 2, grad=True)
+    extra, alone = world.extra, world.alone
+    world.array = np.ones(3, np.float32)
+    array = world.array
+
+    def penalty(z):
+        return (z * settings.weight).sum() * settings.scale * settings.named["a"]
+
+    def step(x, y):
+        optimizer.zero_grad()
+        z = model(x) * pn.from_numpy(array)
+        loss = world.loss(z, y) * world.scale + penalty(z) * settings.numbers[0]
+        loss = loss + (z * extra[0]).sum() + (z * alone).sum()
+        loss.backward()
+        optimizer.step()
+        return loss, extra[0].grad, alone.grad, extra[0], alone
+
+    return step
+
+
+def _in_place_weights(w):
+    with pn.no_grad():
+        w.model[0].weight.mul_(0.5)
+
+
+def _array_data(w):
+    w.model[0].weight.data = w.model[0].weight.data * 0.5
+
+
+def _load(w, **how):
+    w.model.load_state_dict({k: v * 0.5 for k, v in w.model.state_dict().items()}, **how)
+
+
+def _load_optimizer(w):
+    state = copy.deepcopy(w.optimizer.state_dict())
+    for s in state["state"].values():
+        s["exp_avg"].mul_(2.0)
+    w.optimizer.load_state_dict(state)
+
+
+def _new_weight(w):
+    w.model[0].weight = Parameter(w.model[0].weight.detach() * 0.5)
+
+
+def _replace_layer(w):
+    pn.manual_seed(77)
+    w.model[0] = nn.Dense(4, 6, "relu")
+    pn.manual_seed(78)
+
+
+def _set(owner, name, value):
+    def change(w):
+        target = w
+        for part in owner.split(".") if owner else []:
+            target = getattr(target, part)
+        setattr(target, name, value)
+    return change
+
+
+def _hook(w):
+    w.handle = w.model[0].register_forward_hook(lambda m, args, y: y * 2)
+
+
+def _pre_hook(w):
+    w.handle = w.model[2].register_forward_pre_hook(lambda m, args: (args[0] * 2,))
+
+
+def _leaf_hook(w):
+    w.handle = w.model[0].weight.register_hook(lambda g: g * 3)
+
+
+def _closure_hook(w):
+    w.handle = w.alone.register_hook(lambda g: g * 3)
+
+
+def _set_item(get, key, value):
+    return lambda w: get(w).__setitem__(key, value)
+
+
+CHANGES = {
+    "nothing": lambda w: None,
+    "weights in place": _in_place_weights,
+    "weights' data": _array_data,
+    "weights' bytes": lambda w: w.model[0].weight.detach().numpy().__setitem__(slice(None), 0.25),
+    "a new parameter": _new_weight,
+    "load_state_dict": _load,
+    "load_state_dict, assign": lambda w: _load(w, assign=True),
+    "load_state_dict of the optimizer": _load_optimizer,
+    "float64 and back": lambda w: w.model.double().float(),
+    "eval": lambda w: w.model.eval(),
+    "eval of one layer": lambda w: w.model[1].eval(),
+    "frozen": lambda w: w.model[0].weight.requires_grad_(False),
+    "all but one frozen": lambda w: w.model[0].requires_grad_(False),
+    "another layer": _replace_layer,
+    "no bias": _set("", "unused", None),
+    "probability of dropout": lambda w: setattr(w.model[1], "p", 0.7),
+    "an activation by name": lambda w: setattr(w.model[0], "activation", "relu"),
+    "parameters of an activation": lambda w: (setattr(w.model[0], "activation", "leaky_relu"), setattr(w.model[0], "params", (0.3,))),
+    "hook": _hook, "pre hook": _pre_hook, "hook of a leaf": _leaf_hook, "hook of a leaf in a closure": _closure_hook,
+    "add_param_group": lambda w: w.optimizer.add_param_group({"params": [w.alone], "lr": 0.3}),
+    "amsgrad": _set_item(lambda w: w.optimizer.param_groups[0], "amsgrad", True),
+    "groups replaced": lambda w: setattr(w.optimizer, "param_groups", [dict(w.optimizer.param_groups[0], lr=0.2)]),
+    "a parameter less": lambda w: w.optimizer.param_groups[0]["params"].pop(),
+    "an attribute": _set("", "scale", 3.0),
+    "the loss": _set("", "loss", lambda z, y: (z * z).mean()),
+    "a setting": _set("settings", "scale", 2.0),
+    "a list": _set_item(lambda w: w.settings.numbers, 0, 5.0),
+    "a dict": _set_item(lambda w: w.settings.named, "a", 5.0),
+    "another list": _set("settings", "numbers", [4.0]),
+    "a setting's tensor": _set("settings", "weight", vector(3, 2, 1)),
+    "a setting's tensor's data": lambda w: setattr(w.settings.weight, "data", vector(3, 2, 1)),
+    "a setting's tensor in place": lambda w: w.settings.weight.mul_(2),
+    "tensor of a list": _set_item(lambda w: w.extra, 0, vector(2, 3, 4, grad=True)),
+    "data of a tensor of a list": lambda w: setattr(w.extra[0], "data", vector(2, 3, 4)),
+    "a tensor of a list frozen": lambda w: w.extra[0].requires_grad_(False),
+    "a tensor of a closure frozen": lambda w: w.alone.requires_grad_(False),
+    "data of a tensor of a closure": lambda w: setattr(w.alone, "data", vector(2, 3, 4)),
+    "gradient dropped": lambda w: setattr(w.alone, "grad", None),
+    "gradient given": lambda w: setattr(w.alone, "grad", vector(9, 9, 9)),
+    "an array's bytes": lambda w: w.array.__setitem__(0, 7.0),
+    "the optimizer": lambda w: setattr(w, "optimizer", optim.SGD(w.model.parameters(), lr=0.1)) if False else None,
+    "gradients zeroed": lambda w: w.optimizer.zero_grad(set_to_none=False),
+}
+
+
+@table(CHANGES)
+@pytest.mark.parametrize("on", BACKENDS[:2], indirect=True)
+def test_changes_between_calls(row, on):
+    def between(world, i):
+        if i == 2:
+            row(world)
+        if i == 5 and hasattr(world, "handle"):
+            world.handle.remove()
+
+    twins(7, between, step=reading_step, model=lambda: mlp(dropout=0.2))
+
+
+def test_modes_and_back_again():
+    """Switching back and forth finds the plans that are there."""
+    def between(world, i):
+        world.model.train(i % 2 == 0)
+
+    assert twins(8, between, model=lambda: mlp(dropout=0.3)).run.recordings == 2
+
+
+def test_eval_after_train_does_not_train():
+    world = twins(3, model=lambda: mlp(dropout=0.5))
+    forward = pn.compile(world.model)
+    x, _ = batch(0)
+    world.model.eval()
+    before = world.state()
+    with pn.no_grad():
+        assert bits(forward(x)) == bits(world.model(x))
+    assert world.state() == before
+
+
+def test_globals_rebound():
+    names = {"SCALE": 2.0, "pn": pn}
+    exec("def other(x):\n    return x * SCALE\ndef fn(x):\n    return other(x) + SCALE", names)
+    compiled = pn.compile(names["fn"])
+    x = vector(1, 2)
+    for value in (2.0, 3.0, 2.0, vector(5, 5), vector(6, 6)):
+        names["SCALE"] = value
+        assert bits(compiled(x)) == bits(names["fn"](x))
+    exec("def other(x):\n    return x - SCALE", names)
+    assert bits(compiled(x)) == bits(names["fn"](x))
+    del names["SCALE"]
+    with pytest.raises(NameError):
+        compiled(x)
+
+
+def test_closures_rebound():
+    def make():
+        factor, helper = 2.0, lambda x: x * 3
+
+        def set_to(value, fn):
+            nonlocal factor, helper
+            factor, helper = value, fn
+        return (lambda x: helper(x) * factor), set_to
+
+    fn, set_to = make()
+    compiled, x = pn.compile(fn), vector(1, 2)
+    for value, function in ((2.0, lambda x: x), (3.0, lambda x: x), (3.0, lambda x: x - 1), (vector(1, 4), lambda x: -x)):
+        set_to(value, function)
+        for _ in range(2):
+            assert bits(compiled(x)) == bits(fn(x))
+
+
+class Net(nn.Module):
+    """Reads what its forward names."""
+
+    factor = 2.0
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+        self.sizes, self.settings = [1.0, 2.0], Settings()
+        self.register_buffer("shift", pn.ones(3))
+
+    def half(self, x):
+        return x * self.settings.scale + self.sizes[0]
+
+    def forward(self, x):
+        return self.half(self.inner(x)) * SCALE * self.factor + self.shift
+
+
+SCALE = 1.0
+NET_CHANGES = {
+    "a global": lambda net: globals().__setitem__("SCALE", 3.0),
+    "an attribute of the class": lambda net: setattr(Net, "factor", 5.0),
+    "an attribute": lambda net: setattr(net, "factor", 6.0),
+    "a list": lambda net: net.sizes.__setitem__(0, 4.0),
+    "a setting": lambda net: setattr(net.settings, "scale", 4.0),
+    "settings": lambda net: setattr(net, "settings", type("S", (), {"scale": 7.0})()),
+    "a buffer": lambda net: setattr(net, "shift", pn.zeros(3)),
+    "a buffer in place": lambda net: net.shift.add_(1),
+    "a layer": lambda net: setattr(net, "inner", nn.Linear(4, 3)),
+    "a method": lambda net: setattr(net, "half", lambda x: x * 0.5),
+    "forward": lambda net: setattr(net, "forward", lambda x: x * 0.5),
+    "train": lambda net: net.eval(),
+}
+
+
+@table(NET_CHANGES)
+def test_what_a_forward_reads(row):
+    net, (x, _) = Net(), batch(0)
+    compiled, within = pn.compile(net), pn.compile(lambda x: net(x) * 2)
+    before = SCALE, Net.factor
+    try:
+        for change in (lambda net: None, row):
+            change(net)
+            for _ in range(2):
+                assert bits(compiled(x)) == bits(net(x))
+                assert bits(within(x)) == bits(net(x) * 2)
+    finally:
+        globals()["SCALE"], Net.factor = before
+
+
+def test_methods_and_the_attributes_of_their_objects():
+    class Trainer:
+        scale = 1.0
+
+        def __init__(self):
+            self.model, self.rate, self.bias = mlp(), 0.5, vector(1, 2, 3)
+
+        def scaled(self, z):
+            return z * self.rate
+
+        @pn.compile
+        def step(self, x):
+            return self.scaled(self.model(x)) * self.scale + self.bias
+
+        def plain(self, x):
+            return self.scaled(self.model(x)) * self.scale + self.bias
+
+    one, two = Trainer(), Trainer()
+    step, (x, _) = one.step, batch(0)
+    changes = [lambda: None, lambda: setattr(one, "rate", 2.0), lambda: setattr(one, "scale", 3.0),
+               lambda: setattr(one, "bias", vector(3, 3, 3)), lambda: setattr(one, "model", mlp("relu")),
+               lambda: setattr(Trainer, "scaled", lambda self, z: z - 1), lambda: setattr(Trainer, "scale", 9.0)]
+    for change in changes:
+        change()
+        for owner in (one, two):
+            assert bits(owner.step(x)) == bits(owner.plain(x))
+        assert bits(step(x)) == bits(one.plain(x))
+
+
+ARGUMENTS = {
+    "shape": (lambda: (vector(1, 2),), lambda: (vector(1, 2, 3),)),
+    "rank": (lambda: (vector(1, 2),), lambda: (vector(1, 2).reshape(1, 2),)),
+    "dtype": (lambda: (vector(1, 2),), lambda: (vector(1, 2, dtype="float64"),)),
+    "layout": (lambda: (pn.ones(2, 3),), lambda: (pn.ones(3, 2).T,)),
+    "strides": (lambda: (vector(1, 2),), lambda: (vector(1, 5, 2)[::2],)),
+    "scalar": (lambda: (vector(1, 2), 2.0), lambda: (vector(1, 2), 3.0)),
+    "int and float": (lambda: (vector(1, 2).long(), 2), lambda: (vector(1, 2).long(), 2.0)),
+    "int and bool": (lambda: (vector(1, 2).long(), 1), lambda: (vector(1, 2).long(), True)),
+    "signs of zero": (lambda: (vector(1, 2), 0.0), lambda: (vector(1, 2), -0.0)),
+    "nan": (lambda: (vector(1, 2), float("nan")), lambda: (vector(1, 2), float("nan"))),
+    "a number and a tensor": (lambda: (vector(1, 2), 2.0), lambda: (vector(1, 2), vector(2, 2))),
+    "an array": (lambda: (vector(1, 2), np.ones(2, np.float32)), lambda: (vector(1, 2), np.full(2, 3, np.float32))),
+    "numpy numbers": (lambda: (vector(1, 2), np.float32(2)), lambda: (vector(1, 2), np.float32(3))),
+    "the same twice": (lambda: (u := vector(1, 2), u), lambda: (vector(1, 2), vector(3, 4))),
+    "empty": (lambda: (vector(1),), lambda: (pn.zeros(0),)),
+    "a read-only array": (lambda: (vector(1, 2),), lambda: (pn.from_numpy(laid_out(np.ones(2, np.float32), "read-only")),)),
+}
+
+
+@table(ARGUMENTS)
+@each_backend
+def test_other_arguments(row, on):
+    def fn(x, y=1.0):
+        return x * y + y / (x + 1)
+
+    same_as_eager(fn, row[0](), row[1]())
+
+
+def test_arguments_that_require_grad():
+    def fn(x, w):
+        y = x * w
+        return (y * y).sum() if y.requires_grad else y
+
+    same_as_eager(fn, (vector(1, 2), vector(3, 4)), (vector(1, 2), vector(3, 4, grad=True)), (vector(1, 2, grad=True), vector(3, 4)))
+
+
+def test_keywords_defaults_and_nested_arguments():
+    def fn(x, *more, scale=1.0, parts=(), named=None):
+        for m in more:
+            x = x + m
+        for p in parts:
+            x = x * p[0]
+        return x * scale + (named or {}).get("a", 0)
+
+    compiled = pn.compile(fn)
+    a, b = vector(1, 2), vector(3, 4)
+    for args, kwargs in [((a,), {}), ((a, b), {}), ((b, a), {}), ((a,), {"scale": 2.0}), ((a,), {"parts": [(a,), (b,)]}),
+                         ((a,), {"parts": ((a,), (b,))}), ((a,), {"named": {"a": b}}), ((a,), {"named": {"a": 2}}),
+                         ((a,), {"named": {"b": b}}), ((a,), {"scale": b, "parts": [(b,)]})]:
+        for _ in range(2):
+            assert bits(compiled(*args, **kwargs)) == bits(fn(*args, **kwargs))
+
+
+def test_grad_mode_default_dtype_and_backend():
+    w = vector(1, 2, grad=True)
+
+    def fn(x):
+        y = x * w
+        z = pn.ones(2)
+        return y, z, y.requires_grad, pn.is_grad_enabled()
+
+    compiled, x = pn.compile(fn), vector(3, 4)
+    for _ in range(2):
+        assert bits(compiled(x)) == bits(fn(x))
+        with pn.no_grad():
+            assert bits(compiled(x)) == bits(fn(x))
+        pn.set_default_dtype("float64")
+        try:
+            assert bits(compiled(x)) == bits(fn(x))
+        finally:
+            pn.set_default_dtype("float32")
+        for name in BACKENDS:
+            with pn.backend(name):
+                assert bits(compiled(x)) == bits(fn(x))
+        traced = pn.kernels.Traced(pn.current_backend())
+        with pn.backend(traced):
+            assert bits(compiled(x)) == bits(fn(x))
+        assert traced.calls["mul"] == 2
+
+
+def test_too_many_recordings_end_in_eager_with_a_warning():
+    compiled = pn.compile(lambda x, n: x * n)
+    with pytest.warns(RuntimeWarning, match="from now on it runs as it is"):
+        for n in range(70):
+            assert bits(compiled(vector(1, 2), n)) == bits(vector(1, 2) * n)
+
+
+# --------------------------------------------------------------------------------------------------------- what is written
+
+def test_constants_made_within_begin_anew():
+    def fn(x):
+        total, count = pn.tensor([0.0, 0.0]), pn.zeros(2)
+        line, even, eye = pn.arange(2), pn.linspace(0, 1, 2), pn.eye(2)
+        for part in (total, count, even):
+            part += x
+        line += 1
+        eye[0] += x
+        return total, count, line, even, eye, pn.full((2,), 3.0).add_(x)
+
+    same_as_eager(fn, (vector(1, 2),), (vector(3, 4),), times=3)
+
+
+def test_a_seed_set_within():
+    def fn(x):
+        pn.manual_seed(4)
+        g = pn.Generator().manual_seed(7)
+        return pn.rand(3), pn.rand(2, generator=g), F.dropout(x, 0.5)
+
+    same_as_eager(fn, (vector(1, 2),), times=3)
+
+
+def test_a_generator_of_its_own():
+    g = pn.Generator().manual_seed(3)
+    compiled = pn.compile(lambda x: x + pn.rand(2, generator=g))
+    x = vector(1, 2)
+    want = [bits(compiled.fn(x)) for _ in range(3)]
+    g.manual_seed(3)
+    assert [bits(compiled(x)) for _ in range(3)] == want
+
+
+@each_backend
+def test_arguments_and_surroundings_written_in_place(on):
+    def make():
+        return vector(1, 2, 3), vector(0, 0, 0), pn.zeros(4, 3)
+
+    def fn(x, into, table, i):
+        with pn.no_grad():
+            into.add_(x)
+            x.mul_(2)
+            table[i] = x
+            table[:, 1] += into.sum()
+        return into
+
+    one, two, compiled = make(), make(), pn.compile(fn)
+    for i in (0, 1, 0, 1):
+        assert bits([fn(*one, i), *one]) == bits([compiled(*two, i), *two])
+
+
+def test_writing_in_place_is_noticed_by_graphs_outside():
+    state, w, x = vector(1, 2), vector(1, 2, grad=True), vector(1, 1)
+    compiled = pn.compile(lambda x: state.add_(x).sum())
+    inner = pn.compile(lambda x: x.add_(1).sum())
+    for _ in range(3):
+        y = (w * state).sum()
+        compiled(x)
+        with pytest.raises(RuntimeError, match="modified in place"):
+            y.backward()
+        y = (w * x).sum()
+        inner(x)
+        with pytest.raises(RuntimeError, match="modified in place"):
+            y.backward()
+
+
+def test_parameters_stepped_are_noticed_by_graphs_outside():
+    world = twins(2)
+    for i in range(2):
+        y = (world.model[0].weight * world.model[0].weight).sum()
+        world.run(*batch(i))
+        with pytest.raises(RuntimeError, match="modified in place"):
+            y.backward()
+
+
+@each_backend
+def test_arguments_that_share_memory(on):
+    def fn(a, b):
+        a.add_(b)
+        return a * 1
+
+    base = np.arange(8, dtype=np.float32)
+    compiled = pn.compile(fn)
+    for low, high in ((0, 4), (0, 2), (2, 0), (0, 0), (0, 4), (1, 0)):
+        given, twin = base.copy(), base.copy()
+        want = fn(*[pn.from_numpy(given)[i:i + 4] for i in (low, high)])
+        got = compiled(*[pn.from_numpy(twin)[i:i + 4] for i in (low, high)])
+        assert bits((got, twin)) == bits((want, given)), (low, high)
+
+
+@each_backend
+def test_arguments_that_share_memory_with_what_is_read(on):
+    state = np.arange(8, dtype=np.float32)
+    held = pn.from_numpy(state)
+
+    def fn(a):
+        a.copy_(held[:4])
+        return a * 1
+
+    compiled = pn.compile(fn)
+    for start in (None, 1, 2, 0, 4):
+        state[:] = np.arange(8)
+        want = bits((fn(held[start:start + 4] if start is not None else pn.zeros(4)), held))
+        state[:] = np.arange(8)
+        assert bits((compiled(held[start:start + 4] if start is not None else pn.zeros(4)), held)) == want
+
+
+def test_an_argument_that_is_a_parameter():
+    world = twins(2)
+    model, optimizer = world.model, world.optimizer
+
+    def step(w):
+        optimizer.zero_grad()
+        (model[0].weight * w.detach()).sum().backward()
+        optimizer.step()
+        return w * 1
+
+    compiled, other = pn.compile(step), pn.ones(6, 4)
+    compiled(other)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    want = bits(step(model[0].weight)), world.state()
+    model.load_state_dict(before[0])
+    optimizer.load_state_dict(before[1])
+    assert (bits(compiled(model[0].weight)), world.state()) == want
+
+
+def test_an_argument_that_cannot_be_written():
+    compiled = pn.compile(lambda x: x.add_(1).sum())
+    compiled(vector(1, 2))
+    fixed = laid_out(np.ones(2, np.float32), "read-only")
+    with pytest.raises(ValueError):
+        pn.from_numpy(fixed).add_(1)
+    with pytest.raises(ValueError):
+        compiled(pn.from_numpy(fixed))
+    assert fixed.tolist() == [1, 1]
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+def test_results_of_any_structure():
+    def fn(x, n):
+        a, b = x.max(1)
+        return {"none": None, "number": n, "text": "a", "pair": (x * 2, [x + 1, 3.5]), "named": x.max(1), "x": x, "twice": [a, a], "b": b}
+
+    compiled = same_as_eager(fn, (pn.ones(2, 3), 1), (pn.ones(2, 3), 2))
+    found = compiled(x := pn.ones(2, 3), 1)
+    assert found["x"] is x and found["twice"][0] is found["twice"][1]
+    assert found["named"].values.shape == (2,)
+    same_as_eager(lambda x: None, (vector(1),))
+    same_as_eager(lambda: pn.ones(3) * 2, ())
+
+
+def test_results_of_successive_calls_are_distinct():
+    w = vector(1, 2, 3, grad=True)
+
+    def fn(x):
+        (x * w).sum().backward()
+        return x * 2, x.sum(), w.detach(), w.grad, w.detach()[1:], w.t(), x[1:]
+
+    compiled = pn.compile(fn)
+    calls, twin = [], []
+    for i in range(3):
+        calls.append(compiled(vector(i, 1, 2)))
+        twin.append(bits(calls[-1]))
+        w.grad = None
+    assert [bits(c) for c in calls] == twin
+    assert len({id(t) for c in calls for t in c}) == 21
+    calls[0][0].mul_(5)
+    assert bits(calls[1]) == twin[1] and bits(compiled(vector(1, 1, 2))) == twin[1]
+
+
+def test_views_that_are_returned_share_what_they_share():
+    def fn(x):
+        y = x * 2
+        return y, y[1:], y.reshape(1, 3), x[:2], x.T
+
+    compiled = pn.compile(fn)
+    for x, run in ((vector(1, 2, 3), fn), (vector(1, 2, 3), compiled), (vector(1, 2, 3), compiled)):
+        y, part, shaped, head, turned = run(x)
+        part.fill_(9.0)
+        assert y.tolist() == [2, 9, 9] and shaped.tolist() == [[2, 9, 9]]
+        head.fill_(7.0)
+        assert x.tolist() == [7, 7, 3] and turned.tolist() == [7, 7, 3]
+        assert y._version == part._version and x._version == head._version
+
+
+def test_a_result_that_is_also_a_gradient():
+    w = vector(1, 2, 3, grad=True)
+
+    def fn(x):
+        w.grad = None
+        (x * w).sum().backward()
+        return w.grad
+
+    compiled = pn.compile(fn)
+    for i in range(3):
+        g = compiled(vector(i, 1, 2))
+        assert g.tolist() == [i, 1, 2] and w.grad.tolist() == [i, 1, 2]
+
+
+def test_results_are_what_they_were_on_the_next_call():
+    compiled = pn.compile(lambda x: (x + 1, (x * 2)[1:]))
+    a = compiled(vector(1, 2))
+    compiled(vector(3, 4))
+    assert bits(a) == bits((vector(2, 3), vector(4)))
+
+
+# --------------------------------------------------------------------------------------------------------------- failures
+
+def _raises(x, y):
+    raise KeyError("wrong")
+
+
+def failing_step(world):
+    model, optimizer = world.model, world.optimizer
+
+    def step(x, y, fail):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        if fail:
+            raise KeyError("wrong")
+        return loss
+
+    return step
+
+
+@pytest.mark.parametrize("steps", [0, 2], ids=["at first", "later"])
+@each_backend
+@pytest.mark.parametrize("how", ["exception", "read", "label"])
+def test_a_failed_recording_restores_everything(steps, how, on):
+    pn.manual_seed(1)
+    world = World(False, lambda: mlp(dropout=0.5), lambda p: optim.Adam(p, lr=0.1), F.cross_entropy, usual_step)
+    for i in range(steps):
+        world.run(*batch(i))
+    model, optimizer = world.model, world.optimizer
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        if how == "exception":
+            raise KeyError("wrong")
+        if how == "read":
+            loss.item()
+        return F.cross_entropy(model(x), y + 2)
+
+    before, versions = world.state(), [p._version for p in model.parameters()]
+    compiled = pn.compile(step)
+    for _ in range(2):
+        with pytest.raises({"exception": KeyError, "read": NotRecordable, "label": IndexError}[how]):
+            compiled(*batch(0))
+        assert world.state() == before
+    assert [p._version for p in model.parameters()] >= versions
+    assert pn.current_backend().name == on.name and not pn.kernels.watchers
+    twin = World(False, lambda: mlp(dropout=0.5), lambda p: optim.Adam(p, lr=0.1), F.cross_entropy, usual_step)
+    for i in range(steps):
+        twin.run(*batch(i))
+    pn.manual_seed(2)
+    want = bits(twin.run(*batch(7))), twin.state()
+    pn.manual_seed(2)
+    assert (bits(pn.compile(world.plain)(*batch(7))), world.state()) == want
+
+
+@each_backend
+def test_a_replay_that_fails_raises_and_a_later_one_works(on):
+    world = World(True, mlp, adam, F.cross_entropy, usual_step)
+    twin = World(False, mlp, adam, F.cross_entropy, usual_step)
+    world.run(*batch(0)), twin.run(*batch(0))
+    x, y = batch(1)
+    for _ in range(2):
+        weights = bits(dict(world.model.state_dict()))
+        with pytest.raises(IndexError, match="label"):
+            world.run(x, y + 9)
+        assert bits(dict(world.model.state_dict())) == weights
+    world.run(x, y), twin.run(x, y)
+    assert world.state() == twin.state() and world.run.recordings == 1
+
+
+@each_backend
+def test_an_index_out_of_range_in_a_replay(on):
+    compiled = pn.compile(lambda x, i: x[i] * 2)
+    x = vector(1, 2, 3)
+    good, bad = pn.tensor([0, 2]), pn.tensor([0, 3])
+    assert compiled(x, good).tolist() == [2, 6]
+    with pytest.raises(IndexError):
+        compiled(x, bad)
+    assert compiled(x, good).tolist() == [2, 6]
+
+
+def test_negative_indices():
+    compiled = pn.compile(lambda x, i: x[i] * 2)
+    x = vector(1, 2, 3)
+    for index in ([0, 2], [-1, 0], [1, -3]):
+        try:
+            assert compiled(x, pn.tensor(index)).tolist() == (x[pn.tensor(index)] * 2).tolist()
+        except IndexError as error:
+            assert "negative" in str(error) or "range" in str(error)
