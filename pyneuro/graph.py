@@ -195,6 +195,12 @@ def leaves(outputs: Iterable[Any]) -> list[Any]:
     return list({id(p): p for p in edges if type(p) is not Node}.values())
 
 
+def whole(output: Any) -> bool:
+    """Whether a graph leads from it, and nothing of that has been freed."""
+    edge = _edge(output)
+    return type(edge) is Node and all([node.kept is not None for node in _reachable([edge])])
+
+
 class _Flow:
     """Gradients on their way: by node or leaf, summed as they meet."""
 

@@ -14,7 +14,6 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dis import get_instructions
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from .graph import is_grad_enabled
 from .kernels import (
     Native,
     Program,
+    Reference,
     alias,
     alias_at,
     backend,
@@ -36,7 +36,8 @@ from .kernels import (
 )
 from .nn.module import Module
 from .passes import Call, root_of, start_of
-from .replay import PLAIN, Entry, Lease, Output, Replay, quick, span, stand
+from .replay import MISSING, PLAIN, Entry, Lease, Output, Replay, quick, span, stand
+from .surroundings import Surroundings, assigned
 from .tensor import Tensor, as_tensor, get_default_dtype, wrap
 
 __all__ = ["Compiled", "NotRecordable", "Plan", "Recorder", "compile"]
@@ -53,10 +54,14 @@ class NotRecordable(RuntimeError):
 
 
 def _here() -> str:
-    """The innermost line that is not pyneuro's own."""
-    package = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    """The innermost line that is neither pyneuro's own nor Python's."""
+    package, python = (os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, os.__file__))
     frame: Any = sys._getframe(1)
-    while frame is not None and (frame.f_code.co_filename.startswith(package) or frame.f_code.co_filename.endswith(".pyx")):
+    while frame is not None:
+        file = frame.f_code.co_filename
+        theirs = file.startswith(python) and "site-packages" not in file
+        if not (file.startswith((package, "<frozen")) or file.endswith(".pyx") or theirs):
+            break
         frame = frame.f_back
     if frame is None:
         return "an unknown line"
@@ -67,7 +72,10 @@ class Recorder:
     """A backend that runs each call on another one and keeps it. `with Recorder(inner) as r:` records this thread."""
 
     def __init__(self, inner: Any) -> None:
-        self.inner, self.name = inner, inner.name
+        self.inner, self.name, self.surroundings = inner, inner.name, Surroundings()
+        self.refused: NotRecordable | None = None              # the first reason, which the function may not have let out
+        self.versions: dict[int, tuple[Any, int]] = {}         # storages that were there before, and their versions
+        self.optimizers: dict[int, tuple] = {}
         self.calls: list[Call] = []
         self.made: list[Any] = []                              # weak references to the tensors made meanwhile
         self.before: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -98,18 +106,49 @@ class Recorder:
 
     def restore(self) -> None:
         """Undo what was written to memory and gradients that were there before."""
-        for root, saved in self.before.values():
+        for root, saved in reversed(self.before.values()):
             np.copyto(root, saved)
         for leaf, grad, _ in self.grads.values():
             leaf._grad = grad
 
+    def restore_optimizers(self) -> None:
+        """Take away the state that began in a recording that failed."""
+        for optimizer, state, cohorts, sizes in self.optimizers.values():
+            optimizer.state.clear()
+            for p, (own, values) in state.items():
+                own.clear()
+                own.update(values)
+                optimizer.state[p] = own
+            optimizer._cohorts = cohorts
+            for cohort, size in sizes:
+                cohort.size = size
+
+    def surround(self, *values: Any) -> None:
+        """Note what there is to be read by these."""
+        found = self.surroundings
+        tensors, modules = len(found.tensors), len(found.modules)
+        found.add(*values)
+        for t in found.tensors[tensors:]:
+            self.versions.setdefault(id(t.storage), (t.storage, t.storage.version))
+        for m in found.modules[modules:]:
+            self.calls_module(m)
+
     # What it is told
 
     def is_read(self, tensor: Any) -> None:
-        raise NotRecordable(
-            f"the values of a tensor of shape {list(tensor.shape)} are read while a function is recorded ({_here()}); "
-            "a replay would not read them again: return the tensor, or use where() and other tensor functions"
-        )
+        self.refuse(f"the values of a tensor of shape {list(tensor.shape)} are read while a function is recorded",
+                    "read them again: return the tensor, or use where() and other tensor functions")
+
+    def refuse(self, what: str, again: str = "do so again: do it outside") -> None:
+        error = NotRecordable(f"{what} ({_here()}); a replay would not {again}")
+        self.refused = self.refused or error
+        raise error
+
+    def touches_optimizer(self, optimizer: Any) -> None:
+        if id(optimizer) not in self.optimizers:
+            cohorts = dict(optimizer._cohorts)
+            self.optimizers[id(optimizer)] = (optimizer, {p: (s, dict(s)) for p, s in optimizer.state.items()}, cohorts,
+                                              [(c, c.size) for c in cohorts.values()])
 
     def touches_grad(self, leaf: Any, used: bool) -> None:
         self.grads.setdefault(id(leaf), (leaf, leaf._grad, used))
@@ -117,6 +156,7 @@ class Recorder:
     def calls_module(self, module: Any) -> None:
         if id(module) not in self.modules:
             self.modules[id(module)] = _Snapshot(module)
+            self.surround(module)
 
     def steps_optimizer(self, optimizer: Any, group: dict, cohort: Any, active: list) -> None:
         self.steps.append(_Step(optimizer, group, cohort, active))
@@ -138,11 +178,12 @@ class _Snapshot:
         ] + [
             Entry(module.__dict__, name, value, label)
             for name, value in module.__dict__.items()
-            if isinstance(value, PLAIN)
-        ]
+            if isinstance(value, (*PLAIN, tuple))
+        ] + [Entry(module.__dict__, "forward", module.__dict__.get("forward", MISSING), label)]
         self.tensors = [t for table in (module._parameters, module._buffers) for t in table.values() if t is not None]
         self.versions = [(t.storage, t.storage.version) for t in self.tensors]
-        self.hooks = [(h, tuple(h)) for h in (module._forward_hooks, module._forward_pre_hooks)]
+        self.hooks = [(h, tuple(h)) for h in (module._forward_hooks, module._forward_pre_hooks, module._parameters,
+                                              module._buffers, module._modules)]
 
     def hooks_hold(self) -> bool:
         return all(tuple(h) == keys for h, keys in self.hooks)
@@ -186,63 +227,6 @@ class _Step:
             cohort.hyper[: len(numbers)] = cohort.given = numbers
         self.mark()
         return True
-
-
-def _functions(fn: Any, found: dict[int, Any]) -> dict[int, Any]:
-    """fn and the functions that it names, but for those of packages that are installed."""
-    if isinstance(fn, types.MethodType):
-        fn = fn.__func__
-    if not isinstance(fn, types.FunctionType) or id(fn) in found or (found and not _is_users(fn)):
-        return found
-    found[id(fn)] = fn
-    for entry in _names(fn):
-        if isinstance(entry.value, (types.FunctionType, types.MethodType)):
-            _functions(entry.value, found)
-    return found
-
-
-def _is_users(fn: Any) -> bool:
-    return (fn.__module__ or "").partition(".")[0] not in ("pyneuro", "numpy")
-
-
-def _codes(code: Any) -> Iterator[Any]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
-
-
-def _names(fn: Any) -> list[Entry]:
-    """What the function's global names and its closure stand for."""
-    label = fn.__qualname__
-    names = {i.argval for code in _codes(fn.__code__) for i in get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    out = [Entry(fn.__globals__, name, fn.__globals__[name], label) for name in sorted(names) if name in fn.__globals__]
-    for cell in fn.__closure__ or ():
-        try:
-            out.append(Entry(cell, None, cell.cell_contents, label))
-        except ValueError:                                     # not bound yet
-            continue
-    return out
-
-
-def _attributes(fn: Any) -> list[Entry]:
-    """Of a method, the plain attributes of its object that it names."""
-    owner = getattr(fn, "__self__", None)
-    if owner is None or isinstance(owner, Module) or not hasattr(owner, "__dict__"):
-        return []
-    named = {i.argval for code in _codes(fn.__code__) for i in get_instructions(code) if i.opname in ("LOAD_ATTR", "LOAD_METHOD")}
-    return [Entry(vars(owner), k, v, type(owner).__name__) for k, v in vars(owner).items() if k in named]
-
-
-def _assigned(fn: Any) -> set[str]:
-    """Names outside the function that it assigns to."""
-    free = set(fn.__code__.co_freevars)
-    return {
-        i.argval
-        for code in _codes(fn.__code__)
-        for i in get_instructions(code)
-        if i.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") or (i.opname == "STORE_DEREF" and i.argval in free)
-    }
 
 
 # ----------------------------------------------------------------------------------------------------------- programs
@@ -342,7 +326,12 @@ def _first(tensors: list, t: Any) -> int:
 
 
 def _layout(t: Any) -> tuple:
-    return t.array.shape, t.array.dtype, t.array.strides, bool(t.needs_grad)
+    return t.array.shape, t.array.dtype, t.array.strides, bool(t.needs_grad), t.array.flags.writeable
+
+
+def _backend_key(found: Any) -> Any:
+    """Backends of pyneuro's are as good as others of the same name; one of the user's is itself."""
+    return found.name if type(found) in (Native, Reference) else _Held(found)
 
 
 class Plan:
@@ -360,14 +349,14 @@ class Plan:
 
         tensors = {id(t): t for s in modules for t in s.tensors} | {id(p): p for s in steps for p in s.active}
         tensors |= {id(t): t for s in steps for p in s.active for t in s.optimizer.state[p].values() if isinstance(t, Tensor)}
-        tensors |= {id(e.value): e.value for e in entries if isinstance(e.value, Tensor)}
+        tensors |= {id(t): t for t in recorder.surroundings.tensors}
         self.replay = Replay(
             backend=self.backend,
             arguments=[(a.array, bool(t.needs_grad), _first(args, t)) for t, a in zip(args, aliases)],
             entries=entries + [e for s in modules for e in s.entries],
-            tensors=[(t, t.array, bool(t.needs_grad)) for t in tensors.values()],
+            tensors=[(t, t.array, bool(t.needs_grad), t._hooks) for t in tensors.values()],
             before=[(leaf, None if grad is None else grad.array) for leaf, grad, used in recorder.grads.values() if used],
-            hooks=[pair for s in modules for pair in s.hooks],
+            hooks=[pair for s in modules for pair in s.hooks] + [(t._hooks, tuple(t._hooks)) for t in tensors.values() if t._hooks],
             steps=steps,
             outputs=outputs,
             results=results,
@@ -468,7 +457,7 @@ class Plan:
 
 def _moved(recorder: Recorder) -> list[tuple[Any, int]]:
     """How far the versions of what lasts were moved on."""
-    first: dict[int, tuple[Any, int]] = {}
+    first = dict(recorder.versions)
     noted: Any
     for noted in (*recorder.modules.values(), *recorder.steps):
         for storage, version in noted.versions:
@@ -559,7 +548,7 @@ class Compiled:
         self.recordings = 0
         self.last: Any = None                                  # the replay that was right for the last call, and its result
         self.__name__, self.__doc__, self.__wrapped__ = getattr(fn, "__name__", self.name), fn.__doc__, fn
-        if isinstance(fn, (types.FunctionType, types.MethodType)) and (names := _assigned(fn)):
+        if isinstance(fn, (types.FunctionType, types.MethodType)) and (names := assigned(fn)):
             raise NotRecordable(
                 f"{self.name} assigns to {', '.join(sorted(names))}, which is not its own: a replay would not; return it instead"
             )
@@ -580,7 +569,7 @@ class Compiled:
             tuple([_first(tensors, t) for t in tensors]),
             is_grad_enabled(),
             get_default_dtype(),
-            current_backend().name,
+            _backend_key(current_backend()),
         )
         for plan, result in self.plans.get(key, ()):
             if plan.replay.fits():
@@ -613,7 +602,7 @@ class Compiled:
                           "from now on it runs as it is", RuntimeWarning, stacklevel=3)
             return self.fn(*args, **kwargs)
         recorder = Recorder(current_backend())
-        entries = [e for f in _functions(self.fn, {}).values() for e in _names(f)] + _attributes(self.fn)
+        recorder.surround(self.fn)
         aliases = [_stand_in(t) for t in tensors]
         aliases = [aliases[_first(tensors, t)] for t in tensors]
         versions = [t.storage.version for t in tensors]
@@ -621,6 +610,9 @@ class Compiled:
             with recorder.at_work():
                 given, named = _rebuilt((args, kwargs), iter(aliases))
                 result = self.fn(*given, **named)
+            if recorder.refused is not None:
+                raise recorder.refused
+            entries = recorder.surroundings.entries
             for e in entries + [e for s in recorder.modules.values() for e in s.entries]:
                 if not e.holds():
                     raise NotRecordable(f"{e.owner}: {e.name or 'a variable'} changes while {self.name} is recorded; "
@@ -629,9 +621,12 @@ class Compiled:
                 raise NotRecordable(f"a param group changes after its step while {self.name} is recorded; a replay would not "
                                     "change it: step the scheduler outside")
             plan = _plan(self.name, recorder, tensors, aliases, result, entries, versions)
-        except BaseException:
+        except BaseException as error:
             recorder.restore()
+            recorder.restore_optimizers()
             _forget(recorder, ())
+            if recorder.refused is not None and error is not recorder.refused and isinstance(error, Exception):
+                raise recorder.refused from error
             raise
         recorder.restore()
         _forget(recorder, plan.kept)
@@ -686,7 +681,7 @@ def _plan(name: str, recorder: Recorder, args: list, aliases: list, result: Any,
         elif id(root) in by_alias:
             outputs.append(Output("part", by_alias[id(root)], None, t.array, offset, -1))
         elif recorder_of(root) is recorder:
-            alive = t.requires_grad and t.node is not None and t.node.kept is not None
+            alive = t.requires_grad and graph.whole(t)
             outputs.append(Output("made", -1, None, t.array, offset, len(open_ends) if alive else -1))
             if alive:
                 open_ends.append(t)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import ops
-from .kernels import DtypeError
+from .kernels import DtypeError, watcher, watchers
 from .tensor import Tensor, _device, _shape, as_dtype, wrap
 
 
@@ -20,33 +20,49 @@ class Generator:
 
     def __init__(self, device: Any = None) -> None:
         _device(device)
+        _check_not_recorded("a generator is made")
         self.counter = np.zeros(4, np.uint64)
         self.seed()
 
     def manual_seed(self, seed: int) -> "Generator":
         """Begin the stream of this seed: any integer, taken modulo 2^64."""
-        self.counter[:] = (int(seed) % (1 << 64), 0, 0, 0)
+        return self._begin(np.array((int(seed) % (1 << 64), 0, 0, 0), np.uint64))
+
+    def _begin(self, state: np.ndarray) -> "Generator":
+        if watchers and watcher():
+            ops.run("copy", (state, self.counter))
+        else:
+            self.counter[:] = state
         return self
 
     def seed(self) -> int:
         """Begin a stream that no one can foresee, and tell its seed."""
+        _check_not_recorded("a seed is drawn that no one can foresee")
         return self.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1).initial_seed()
 
     def initial_seed(self) -> int:
+        _check_not_recorded("a seed is read")
         return int(self.counter[0])
 
     def get_state(self) -> Any:
-        return wrap(self.counter.view(np.int64).copy())
+        return wrap(ops._copy(self.counter.view(np.int64)))
 
     def set_state(self, state: Any) -> "Generator":
-        self.counter[:] = np.asarray(state, np.int64).view(np.uint64)
-        return self
+        if isinstance(state, Tensor) and state.dtype == INT64 and state.shape == self.counter.shape:
+            state._check_kept()
+            return self._begin(state.array.view(np.uint64))
+        return self._begin(np.asarray(state, np.int64).view(np.uint64))
 
     def next_key(self) -> np.ndarray:
         """A key that no other draw has."""
         key = ops.empty((4,), UINT64)
         ops.run("random_next", (self.counter, key))
         return key
+
+
+def _check_not_recorded(what: str) -> None:
+    if watchers and (found := watcher()):
+        found.refuse(f"{what} while a function is recorded")
 
 
 INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)

@@ -11,8 +11,8 @@ cdef class Lease:
     cdef readonly object program
 
 cdef class Replay:
-    cdef public object backend, gradients, make
-    cdef public list arguments, entries, cells, tensors, before, hooks, steps, optimizers, outputs, results, after, versions
+    cdef public object backend, gradients, make, dtype
+    cdef public list arguments, entries, cells, others, tensors, before, hooks, steps, optimizers, outputs, results, after, versions
     cdef public list argument_versions, free
     cdef public Py_ssize_t count, stop
     cdef public bint grad_mode, busy

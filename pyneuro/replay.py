@@ -5,24 +5,26 @@
 This is what a replayed step costs beside its arithmetic.
 """
 
+from types import CellType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .graph import is_grad_enabled
-from .kernels import TensorBase, alias_at, current_backend, empty, fresh, same_layout
+from .kernels import Native, Reference, TensorBase, alias_at, current_backend, empty, fresh, same_layout
+from .tensor import _Defaults
 
 PLAIN = (type(None), bool, int, float, str, bytes)
-_MISSING = object()
+MISSING = object()
 
 
 def same(a: Any, b: Any) -> bool:
     """Whether b can stand for a: the very same object, or an equal number or text."""
-    return a is b or (type(a) is type(b) and isinstance(a, PLAIN) and (a == b or (a != a and b != b)))
+    return a is b or (type(a) is type(b) and isinstance(a, PLAIN) and (repr(a) == repr(b) if type(a) is float else a == b))
 
 
 class Entry(NamedTuple):
-    """What stood somewhere when it was recorded: in a dict, or in a cell."""
+    """What stood somewhere when it was recorded: in a dict or a class, or in a cell."""
 
     where: Any
     name: Any
@@ -30,27 +32,50 @@ class Entry(NamedTuple):
     owner: str                           # as messages call it
 
     def now(self) -> Any:
-        if type(self.where) is dict:
-            return self.where.get(self.name, _MISSING)
+        if type(self.where) is not CellType:
+            return self.where.get(self.name, MISSING)
         try:
             return self.where.cell_contents
         except ValueError:                                      # empty
-            return _MISSING
+            return MISSING
 
     def holds(self) -> bool:
         return same(self.now(), self.value)
 
 
+class Items(NamedTuple):
+    """What was in a list or dict when it was recorded, or of a long one only how much."""
+
+    where: Any
+    name: str
+    value: tuple | None
+    owner: str
+
+    @classmethod
+    def of(cls, where: Any, most: int) -> "Items":
+        return cls(where, f"a {type(where).__name__}", cls.elements(where) if len(where) <= most else (len(where),), "what it names")
+
+    @staticmethod
+    def elements(where: Any) -> tuple:
+        return (*where, *where.values()) if isinstance(where, dict) else tuple(where)
+
+    def holds(self) -> bool:
+        if len(self.value) == 1 and len(self.where) > 1:
+            return self.value == (len(self.where),)
+        now = self.elements(self.where)
+        return len(now) == len(self.value) and all(map(same, now, self.value))
+
+
 def quick(entries: list) -> list:
     """Entries of dicts as tuples (dict, name, value, entry), which are quick to look through."""
-    return [(e.where, e.name, e.value, e) for e in entries if type(e.where) is dict]
+    return [(e.where, e.name, e.value, e) for e in entries if type(e) is Entry and type(e.where) is dict]
 
 
 def stand(entries: list) -> bool:
     """Whether the very same objects are there."""
     for entry in entries:
         where = entry[0]
-        if where.get(entry[1], _MISSING) is not entry[2]:
+        if where.get(entry[1], MISSING) is not entry[2]:
             return False
     return True
 
@@ -82,11 +107,12 @@ class Replay:
     def __init__(self, backend: Any, arguments: list, entries: list, tensors: list, before: list, hooks: list, steps: list,
                  outputs: list, results: list, after: list, versions: list, argument_versions: list, stop: int,
                  gradients: Any, make: Any) -> None:
-        self.backend, self.grad_mode = backend, is_grad_enabled()
+        self.backend, self.grad_mode, self.dtype = backend, is_grad_enabled(), _Defaults.dtype
         self.arguments = arguments       # (an array of its layout, requires_grad, the first that was the same tensor) of each
         self.count = len(arguments)
         self.entries = quick(entries)
-        self.cells = [(e.where, e.value, e) for e in entries if type(e.where) is not dict]
+        self.cells = [(e.where, e.value, e) for e in entries if type(e.where) is CellType]
+        self.others = [e for e in entries if type(e) is Items or type(e.where) not in (dict, CellType)]
         self.tensors, self.before, self.hooks, self.optimizers = tensors, before, hooks, steps
         self.outputs, self.results, self.after = outputs, results, after
         self.versions, self.argument_versions = versions, argument_versions
@@ -116,12 +142,13 @@ class Replay:
             if j != first:
                 return False
         current = current_backend()
-        return current is self.backend or current.name == self.backend.name
+        return _Defaults.dtype is self.dtype and (
+            current is self.backend or (type(current) in (Native, Reference) and current.name == self.backend.name))
 
     def fits(self) -> bool:
         """Whether all that Python read while it was recorded is as it was; optimizers' numbers are brought up to date."""
-        for t, array, needs in self.tensors:
-            if t.array is not array or t.needs_grad != needs:
+        for t, array, needs, hooks in self.tensors:
+            if t.array is not array or t.needs_grad != needs or t._hooks is not hooks:
                 return False
         for t, array in self.before:
             g = t._grad
@@ -132,10 +159,13 @@ class Replay:
                 return False
         for entry in self.entries:
             where = entry[0]
-            if where.get(entry[1], _MISSING) is not entry[2] and not entry[3].holds():
+            if where.get(entry[1], MISSING) is not entry[2] and not entry[3].holds():
                 return False
         for cell, value, slow in self.cells:
-            if cell.cell_contents is not value and not slow.holds():
+            if slow.now() is not value and not slow.holds():
+                return False
+        for slow in self.others:
+            if not slow.holds():
                 return False
         for where, keys in self.hooks:
             if len(where) != len(keys) or (keys and tuple(where) != keys):

@@ -197,6 +197,13 @@ def _holds_numpy(data: Any) -> bool:
     return isinstance(data, (np.ndarray, np.generic, TensorBase))
 
 
+def _copied(array: np.ndarray) -> np.ndarray:
+    """A copy in C order; while a function is recorded made by a kernel, so that a replay begins with it as well."""
+    if watchers and watcher():
+        return ops._copy(array if _laid_out(array) else array.copy())
+    return np.array(array, order="C", copy=True)
+
+
 def _laid_out(array: np.ndarray) -> bool:
     """Whether kernels can read it in place."""
     return array.flags.aligned and not any(s % array.itemsize for s in array.strides)
@@ -209,7 +216,7 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
     real numbers, ShapeError for ragged sequences, DeviceError for a device other than the CPU.
     """
     _device(device)
-    t = wrap(np.array(_array_of(data, dtype), order="C", copy=True))
+    t = wrap(_copied(_array_of(data, dtype)))
     return t.requires_grad_() if requires_grad else t
 
 
@@ -219,7 +226,9 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Any:
     if isinstance(data, _TENSOR) and (dtype is None or data.dtype == as_dtype(dtype)):
         return data
     array = _array_of(data, dtype)
-    return wrap(array if _laid_out(array) else array.copy())
+    if not isinstance(data, np.ndarray):
+        return wrap(_copied(array) if watchers else array)
+    return wrap(array if _laid_out(array) else _copied(array))
 
 
 def from_numpy(array: np.ndarray) -> Any:
@@ -373,6 +382,9 @@ def result_type(*operands: Any) -> np.dtype:
 
 def _matched(x: Any, y: Any, floating: bool = False) -> tuple:
     """Two operands as tensors of their common dtype; the first may be a number too."""
+    for t in (x, y):
+        if isinstance(t, _TENSOR) and t.storage.rewrites < 0:
+            t._look()
     if (type(y) is float or type(y) is int) and isinstance(x, _TENSOR):
         if x.array.dtype in _FLOATS:
             return x, _constant(y, x.array.dtype)
@@ -496,7 +508,7 @@ class Tensor(TensorBase):
     def __init__(self, *args: Any) -> None:
         """Tensor(data) of the default dtype, or Tensor(2, 3) uninitialised: as in torch, where tensor() is the better word."""
         if len(args) == 1 and not isinstance(args[0], int):
-            self.array = np.array(_array_of(args[0], _Defaults.dtype), order="C", copy=True)
+            self.array = _copied(_array_of(args[0], _Defaults.dtype))
         else:
             self.array = ops.empty(_shape(args) if args else (0,), _Defaults.dtype)
         self.storage = Storage()
@@ -710,6 +722,7 @@ class Tensor(TensorBase):
     @property
     def data(self) -> Any:
         """The same memory, outside the graph and its version checks."""
+        self._check_kept()
         return wrap(self.array)
 
     @data.setter
@@ -804,7 +817,13 @@ class Tensor(TensorBase):
 
     # Writing in place
 
+    def _check_kept(self) -> None:
+        """Raise for what a compiled function has left behind: see _look."""
+        if self.storage.rewrites < 0:
+            self._look()
+
     def _check_writable(self) -> None:
+        self._check_kept()
         owner = self if self._base is None else self._base
         if is_grad_enabled() and owner.needs_grad and owner.node is None:
             raise RuntimeError(
@@ -817,6 +836,7 @@ class Tensor(TensorBase):
 
     def _overwrite(self, y: Any) -> Any:
         """Take the values of y, and its place in the graph."""
+        y._check_kept()
         if y.array.shape != self.array.shape:
             raise ShapeError(f"an in-place operation cannot change shape {list(self.shape)} to {list(y.shape)}")
         if ops.category(y.array.dtype) > ops.category(self.array.dtype):
@@ -876,6 +896,8 @@ class Tensor(TensorBase):
         key = _key(key)
         if not (isinstance(value, _TENSOR) or _is_number(value)):
             value = as_tensor(value)
+        if isinstance(value, _TENSOR):
+            value._check_kept()
         v = (
             value.to(self.dtype)
             if isinstance(value, _TENSOR)
@@ -1174,6 +1196,7 @@ class Tensor(TensorBase):
             raise IndexError(f"{name} of no elements (shape {list(self.shape)}, dim {dim}) is not defined")
         if self.array.dtype in _FLOATS:
             return self._op(name, attrs=(dims, bool(keepdim), *attrs))
+        self._check_kept()
         return wrap(OPS[name].forward(self.array, dims, bool(keepdim)))
 
     def sum(self, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
@@ -1284,6 +1307,7 @@ class Tensor(TensorBase):
     def __invert__(self) -> Any:
         if self.dtype in _FLOATS:
             raise DtypeError(f"~ takes integers or bool, not {self.dtype}")
+        self._check_kept()
         return wrap(ops.whole("bitnot", self.array))
 
     def __iadd__(self, other: Any) -> Any:
@@ -1409,6 +1433,7 @@ def _arg(x: Any, name: str, dim: Any, keepdim: bool) -> Any:
         y = _arg(x.reshape(-1), name, 0, False)
         return y.reshape((1,) * x.ndim) if keepdim else y
     d = _one_dim(x.shape, dim)
+    x._check_kept()
     if not x.shape[d : d + 1] or x.shape[d]:
         y = ops.empty(ops.kept_shape(x.shape, (d,), keepdim), _INT64)
         middle = ops.along(x.array, d)
@@ -1507,6 +1532,7 @@ def _method(op: Any) -> Callable:
         t = input if isinstance(input, _TENSOR) else as_tensor(input)
         if t.array.dtype not in _FLOATS:
             if signed:
+                t._check_kept()
                 return wrap(ops.whole(op.name, t.array))
             t = t.to(_Defaults.dtype)
         return apply(op, (t,))

@@ -62,6 +62,7 @@ class Optimizer:
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add {"params": tensors, ...}: what it leaves out takes the defaults."""
+        self._check_not_recorded("gets its parameters")
         if not isinstance(param_group, dict):
             raise TypeError(f"a param group must be a dict, not {type(param_group).__name__}")
         given = param_group["params"]
@@ -82,6 +83,10 @@ class Optimizer:
             raise ValueError("a parameter appears twice in the param groups")
         self._check(group)
         self.param_groups.append(group)
+
+    def _check_not_recorded(self, what: str) -> None:
+        if watchers and (found := watcher()):
+            found.refuse(f"{type(self).__name__} {what} while a function is recorded")
 
     def _check(self, group: dict[str, Any]) -> None:
         for name, (low, high) in _RANGES.items():
@@ -112,6 +117,8 @@ class Optimizer:
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every parameter that has a gradient. closure: evaluates the loss again, and is what step returns."""
+        if watchers and (found := watcher()):
+            found.touches_optimizer(self)
         loss = None
         self._opt_called = True
         if closure is not None:
@@ -195,6 +202,7 @@ class Optimizer:
 
         Raises ValueError where groups or shapes differ; nothing is changed then.
         """
+        self._check_not_recorded("loads its state")
         groups = state_dict["param_groups"]
         if [len(g["params"]) for g in groups] != [len(g["params"]) for g in self.param_groups]:
             raise ValueError(

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a function may read beside its arguments, found by the names in its code: globals, closures, attributes, and the
+lists and dicts among them. All of it must stand as it was for what was recorded to be right.
+"""
+
+import sys
+import types
+from collections import deque
+from collections.abc import Iterator
+from dis import get_instructions
+from functools import partial
+from typing import Any
+
+from .nn.module import Module
+from .replay import MISSING, PLAIN, Entry, Items
+from .tensor import Tensor
+
+MOST = 256                               # elements of a list or dict that are looked through; of longer ones only the number
+_OURS = frozenset(sys.stdlib_module_names) | {"pyneuro", "numpy"}
+
+
+def installed(name: Any) -> bool:
+    """Whether a module belongs to Python, NumPy or pyneuro, which do not change."""
+    return not isinstance(name, str) or name.partition(".")[0] in _OURS
+
+
+def _codes(code: Any) -> Iterator[Any]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _named(fn: Any, *prefixes: str) -> set[str]:
+    """Names that instructions of these kinds have in a function and in those within it."""
+    return {i.argval for code in _codes(fn.__code__) for i in get_instructions(code) if i.opname.startswith(prefixes)}
+
+
+def assigned(fn: Any) -> set[str]:
+    """Names outside the function that it assigns to."""
+    return _named(fn, "STORE_GLOBAL", "DELETE_GLOBAL") | (_named(fn, "STORE_DEREF") & set(fn.__code__.co_freevars))
+
+
+class Surroundings:
+    """entries: what stands where. tensors and modules: those that were met on the way."""
+
+    def __init__(self, *values: Any) -> None:
+        self.entries: list[Any] = []
+        self.tensors: list[Any] = []
+        self.modules: list[Module] = []
+        self._met: dict[int, Any] = {}
+        self._names: set[str] = set()
+        self._asked: set[str] = set()                               # names of attributes that there need not be
+        self._objects: list[Any] = []
+        self._todo = list(values)
+        self.look()
+
+    def add(self, *values: Any) -> None:
+        self._todo += values
+        self.look()
+
+    def look(self) -> None:
+        """Until there is nothing new: every name that any function has may be an attribute of every object."""
+        looked_up: set[tuple[int, str]] = set()
+        while self._todo:
+            while self._todo:
+                self._meet(self._todo.pop())
+            for owner in self._objects:
+                for name in self._names:
+                    if (id(owner), name) not in looked_up:
+                        looked_up.add((id(owner), name))
+                        self._attribute(owner, name)
+
+    def _meet(self, value: Any) -> None:
+        if isinstance(value, PLAIN) or id(value) in self._met:
+            return
+        self._met[id(value)] = value
+        if isinstance(value, Tensor):
+            self.tensors.append(value)
+        elif isinstance(value, types.FunctionType):
+            if not installed(value.__module__):
+                self._function(value)
+        elif isinstance(value, (types.MethodType, staticmethod, classmethod)):
+            self._todo += [value.__func__, getattr(value, "__self__", None)]
+        elif isinstance(value, property):
+            self._todo += [value.fget]
+        elif isinstance(value, partial):
+            self._todo += [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, (list, tuple, dict, set, deque)):
+            self._items(value)
+        elif isinstance(value, type):
+            if not installed(value.__module__):
+                self._objects.append(value)
+        elif isinstance(value, types.ModuleType):
+            if not installed(value.__name__):
+                self._objects.append(value)
+        elif hasattr(value, "__wrapped__") and not isinstance(value, Module):
+            self._todo.append(value.__wrapped__)
+        elif isinstance(getattr(value, "__dict__", None), dict):
+            self._objects.append(value)
+            if isinstance(value, Module):
+                self.modules.append(value)
+                self._todo += [*value._parameters.values(), *value._buffers.values(), *value._modules.values(),
+                               getattr(value.forward, "__func__", value.forward)]
+
+    def _function(self, fn: Any) -> None:
+        scope, label = fn.__globals__, fn.__qualname__
+        for name in sorted(_named(fn, "LOAD_GLOBAL", "LOAD_NAME")):
+            if name in scope:
+                self._note(scope, name, scope[name], label)
+        for cell in fn.__closure__ or ():
+            try:
+                self._note(cell, None, cell.cell_contents, label)
+            except ValueError:                                     # not bound yet
+                continue
+        self._todo += [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
+        self._names |= _named(fn, "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")
+        if _named(fn, "LOAD_GLOBAL") & {"getattr", "hasattr"}:
+            self._asked |= {c for code in _codes(fn.__code__) for c in code.co_consts if isinstance(c, str) and c.isidentifier()}
+            self._names |= self._asked
+
+    def _items(self, value: Any) -> None:
+        if not isinstance(value, tuple):
+            self.entries.append(Items.of(value, MOST))
+        if len(value) <= MOST:
+            self._todo += value.values() if isinstance(value, dict) else value
+
+    def _attribute(self, owner: Any, name: str) -> None:
+        """An attribute as it would be found: in the object, or else in a class of the user's."""
+        label = getattr(owner, "__name__", type(owner).__name__)
+        classes = owner.__mro__ if isinstance(owner, type) else type(owner).__mro__
+        if not isinstance(owner, type):
+            own = owner.__dict__
+            if name in own:
+                self._note(own, name, own[name], label)
+                return
+            if isinstance(owner, types.ModuleType):
+                return
+        for cls in classes:
+            if name in cls.__dict__:
+                if not installed(cls.__module__):
+                    self._note(cls.__dict__, name, cls.__dict__[name], label)
+                    if not isinstance(owner, type):
+                        self.entries.append(Entry(owner.__dict__, name, MISSING, label))
+                return
+        if name in self._asked and isinstance(owner.__dict__, dict):
+            self.entries.append(Entry(owner.__dict__, name, MISSING, label))
+
+    def _note(self, where: Any, name: Any, value: Any, label: str) -> None:
+        self.entries.append(Entry(where, name, value, label))
+        self._todo.append(value)
