@@ -16,7 +16,7 @@ from .kernels import DtypeError, ShapeError, broadcast, current_backend, empty, 
 from .kernels.signature import CASTABLE, FLOATS, KERNELS
 
 Array = np.ndarray
-BOOL = np.dtype(bool)
+BOOL, INT64 = np.dtype(bool), np.dtype(np.int64)
 Shape = tuple[int, ...]
 
 
@@ -412,6 +412,8 @@ Op("slice_grad", "zeros, and g where x[key] was", _slice_grad, lambda node, g: (
 # Rows by number: a table of v rows, an index of any shape. Labels and indices are int64.
 
 def _take(x: Array, index: Array) -> Array:
+    if x.dtype == INT64 and index.dtype == INT64:                # C copies numbers of eight bytes, whatever they mean
+        return _take(x.view(FLOATS[1]), index).view(INT64)
     width = x.shape[1:]
     y = empty(index.shape + width, x.dtype)
     run("take", (reshaped(x, (len(x), math.prod(width))), reshaped(index, (index.size,)),

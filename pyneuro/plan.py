@@ -12,7 +12,7 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ from .kernels import (
     watchers,
 )
 from .nn.module import Module
-from .passes import Call, root_of, start_of
+from .passes import PASSES, Call, Span, root_of, shortened, start_of
 from .replay import MISSING, PLAIN, Entry, Lease, Output, Replay, quick, span, stand
 from .surroundings import Surroundings, assigned
 from .tensor import Tensor, as_tensor, get_default_dtype, wrap
@@ -264,6 +264,14 @@ class Interpreted:
             if self.bound[root] is not None:
                 np.copyto(self.bound[root], self.own[root])
 
+    def loop(self, last: int, times: int, moving: list[tuple[int, int]]) -> None:
+        """Run calls 0 .. last so many times, with roots that move on in memory from time to time."""
+        first = {root: self.bound[root] for root, _ in moving}
+        for k in range(times):
+            for root, step in moving:
+                self.bind(root, alias_at(first[root], first[root], k * step))
+            self.run(0, last)
+
     def clashes(self, arrays: list[np.ndarray]) -> bool:
         """Whether an argument lies in other memory that the calls write."""
         spans = list(map(span, arrays))
@@ -338,12 +346,13 @@ class Plan:
     """The recorded calls of one function for one kind of arguments. `print(plan)` shows them, `plan.profile()` times them."""
 
     def __init__(self, recorder: Recorder, name: str, args: list, aliases: list, outputs: list, entries: list[Entry],
-                 split: int, gradients: Any, versions: list[int]) -> None:
+                 split: int, gradients: Any, versions: list[int], without: Iterable[str] = ()) -> None:
         self.name, self.backend, self.calls, self.gradients = name, recorder.inner, recorder.calls, gradients
         modules, steps = list(recorder.modules.values()), recorder.steps
         after = [(leaf, leaf._grad) for leaf, _, _ in recorder.grads.values()]
         self.kept = [g for _, g in after if g is not None]
         outputs, results = self._roots(recorder, aliases, outputs)
+        split = self._shorten(recorder, split, without)
         self.places, self.arena_bytes = _placed(self.calls, recorder, {id(a.array) for a in aliases} | {
             id(root_of(g.array)) for g in self.kept}, self.root_number)
 
@@ -397,6 +406,26 @@ class Plan:
         self.root_number, self.layouts, self.arguments = number, layouts, len(aliases)
         return out, results
 
+    def _shorten(self, recorder: Recorder, split: int, without: Iterable[str]) -> int:
+        """Apply the passes, to what runs together at a time; how many calls the first of these then has."""
+        ranges = [(0, split), *(self.gradients.ranges if self.gradients else ())]
+        lasting = set(self.root_number) | {id(root_of(g.array)) for g in self.kept}
+        calls: list[Call] = []
+        now = []
+        for first, last in ranges:
+            elsewhere = {id(root_of(b)) for at, c in enumerate(self.calls) if not first <= at < last for b in c.bufs}
+
+            def private(root: np.ndarray, apart: set[int] = elsewhere | lasting) -> bool:
+                return recorder_of(root) is recorder and id(root) not in apart
+
+            start = len(calls)
+            calls += shortened(self.calls[first:last], private, without)
+            now.append((start, len(calls)))
+        self.calls = calls
+        if self.gradients:
+            self.gradients.ranges = now[1:]
+        return now[0][1]
+
     def _program(self) -> Any:
         if type(self.backend) is Native:
             return Program(self.backend, self.calls, self.places, len(self.layouts), self.arena_bytes, self.arguments)
@@ -434,6 +463,37 @@ class Plan:
         other.replay.busy, other.replay.free = False, [other._program()]
         return other
 
+    def profile(self, repeats: int = 100) -> "Profile":
+        """Time each call on what lies in its memory now. That moves parameters, counters and the like, so it works on what it
+        then puts back."""
+        program = self.replay.free[-1] if self.replay.free else self._program()
+        for i, layout in enumerate(self.layouts):
+            if i >= self.arguments:
+                program.bind(i, np.zeros(layout.shape, layout.dtype))
+        saved = {id(root_of(b)): (root_of(b), root_of(b).copy(order="K")) for c, row in zip(self.calls, self.places)
+                 for s, b, p in zip(c.spec.slots, c.bufs, row) if s.written and p is None}
+        try:
+            program.run(0, len(self.calls))
+            seconds = [min(program.seconds(i, max(1, repeats // 5)) for _ in range(5)) for i in range(len(self.calls))]
+        finally:
+            for root, values in saved.values():
+                np.copyto(root, values)
+        return Profile(self, seconds)
+
+    def to_dot(self) -> str:
+        """The calls as a graph in the language of Graphviz: an edge for each operand that a call has from another."""
+        lines = ["digraph plan {", "  node [shape=box, fontname=monospace];"]
+        writer: list[tuple[Span, int]] = []
+        for i, call in enumerate(self.calls):
+            shapes = ", ".join("x".join(map(str, b.shape)) or "1" for b in call.operands(True))
+            lines.append(f'  c{i} [label="{i} {call.kernel}\\n{shapes}"];')
+            for b in call.operands(False):
+                made = next((at for seen, at in reversed(writer) if seen.meets(Span.of(b))), None)
+                if made is not None:
+                    lines.append(f"  c{made} -> c{i};")
+            writer += [(Span.of(b), i) for b in call.operands(True)]
+        return "\n".join([*lines, "}"])
+
     def __reduce__(self) -> Any:
         raise TypeError("a plan holds addresses of this process and cannot be pickled; compile the function again where it is used")
 
@@ -453,6 +513,26 @@ class Plan:
             attrs = f" ; {' '.join(f'{a:g}' for a in call.attrs)}" if call.attrs else ""
             lines.append(f"{i:4} {call.kernel}{' (NumPy)' if spec.host else ''} {operands}{attrs}")
         return "\n".join(lines)
+
+
+class Profile:
+    """Seconds of each call of a plan. `print(profile)` shows time, share, and what that is in GFLOP/s and GB/s."""
+
+    def __init__(self, plan: Plan, seconds: list[float]) -> None:
+        self.plan, self.seconds, self.total = plan, seconds, sum(seconds)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """By call: kernel, seconds, share of the total, flops and bytes."""
+        return [{"kernel": call.kernel, "seconds": t, "share": t / self.total if self.total else 0.0,
+                 "flops": call.flops, "bytes": call.nbytes} for call, t in zip(self.plan.calls, self.seconds)]
+
+    def __str__(self) -> str:
+        lines = [f"{'call':>4} {'kernel':<24}{'us':>10}{'share':>8}{'GFLOP/s':>10}{'GB/s':>8}   {self.plan.name}"]
+        for i, row in enumerate(self.rows()):
+            t = row["seconds"]
+            flops = f"{row['flops'] / t / 1e9:10.1f}" if row["flops"] and t else " " * 10
+            lines.append(f"{i:>4} {row['kernel']:<24}{t * 1e6:>10.2f}{row['share']:>8.1%}{flops}{row['bytes'] / t / 1e9 if t else 0:>8.1f}")
+        return "\n".join([*lines, f"     {'all':<24}{self.total * 1e6:>10.2f}"])
 
 
 def _moved(recorder: Recorder) -> list[tuple[Any, int]]:
@@ -541,8 +621,10 @@ ENABLED = os.environ.get("PYNEURO_COMPILE", "1") != "0"
 class Compiled:
     """A function that is recorded for each kind of arguments that it meets, and replayed from then on."""
 
-    def __init__(self, fn: Callable) -> None:
-        self.fn = fn
+    def __init__(self, fn: Callable, without: Iterable[str] = ()) -> None:
+        self.fn, self.without = fn, tuple(without)
+        if unknown := set(self.without) - set(PASSES):
+            raise ValueError(f"{sorted(unknown)} are no passes; choose from {', '.join(PASSES)}")
         self.name = getattr(fn, "__qualname__", type(fn).__name__)
         self.plans: dict[Any, list[tuple[Plan, Any]]] = {}
         self.recordings = 0
@@ -561,6 +643,28 @@ class Compiled:
                 return found[0] if type(result) is Tensor else _rebuilt(result, iter(found))
         if not ENABLED or self.recordings > MANY or (watchers and watcher()):
             return self.fn(*args, **kwargs)
+        plan, result, tensors = self._find(args, kwargs)
+        if plan is None or plan.replay.clashes(tensors):
+            return self.fn(*args, **kwargs)
+        self._remember(plan, result, args)
+        return _rebuilt(result, iter(plan.replay.run(tensors)))
+
+    def loop(self, args: tuple, moving: int, rows: Tensor) -> list[np.ndarray] | None:
+        """Call it once for each of rows, in C, in place of argument `moving`: its results, each stacked along a new axis.
+
+        rows: [calls, ...]. None, and nothing is done, where this function has no plan for that. Raises what the function
+        raises; after that, and after Ctrl-C, a whole number of calls has been made.
+        """
+        given = (*args[:moving], rows[0], *args[moving + 1:])
+        plan, result, tensors = self._find(given, {})
+        if plan is None or plan.gradients is not None or any(o.kind != "made" or o.array is not None for o in plan.replay.outputs):
+            return None
+        if plan.replay.clashes([*tensors[:moving], rows, *tensors[moving + 1:]]) or len(plan.replay.results) != len(plan.replay.outputs):
+            return None
+        return plan.replay.loop(tensors, moving, rows.array)
+
+    def _find(self, args: tuple, kwargs: dict) -> tuple[Any, Any, list]:
+        """The plan that is right for these arguments, recorded if need be, what the function returned, and the tensors."""
         tensors: list[Any] = []
         shape = _flatten((args, kwargs), tensors)
         key = (
@@ -573,11 +677,8 @@ class Compiled:
         )
         for plan, result in self.plans.get(key, ()):
             if plan.replay.fits():
-                if plan.replay.clashes(tensors):
-                    return self.fn(*args, **kwargs)
-                self._remember(plan, result, args)
-                return _rebuilt(result, iter(plan.replay.run(tensors)))
-        return self._record(key, args, kwargs, tensors)
+                return plan, result, tensors
+        return *self._record(key, args, kwargs, tensors), tensors
 
     def _remember(self, plan: Plan, result: Any, args: tuple) -> None:
         """The next call may be like this one; where it was of tensors alone, that can be told quickly."""
@@ -585,7 +686,7 @@ class Compiled:
         self.last = (plan.replay, result) if quick else None
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return self if instance is None else Compiled(types.MethodType(self.fn, instance))
+        return self if instance is None else Compiled(types.MethodType(self.fn, instance), self.without)
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; recorded, and run once, if there is none yet."""
@@ -595,12 +696,12 @@ class Compiled:
         return next(plan for plans in self.plans.values() for plan, _ in reversed(plans)
                     if plan.replay.suits(tensors) and plan.replay.fits())
 
-    def _record(self, key: Any, args: tuple, kwargs: dict, tensors: list) -> Any:
+    def _record(self, key: Any, args: tuple, kwargs: dict, tensors: list) -> tuple[Any, Any]:
         self.recordings += 1
         if self.recordings > MANY:
             warnings.warn(f"{self.name} was recorded {MANY} times, each time for other arguments or surroundings; "
-                          "from now on it runs as it is", RuntimeWarning, stacklevel=3)
-            return self.fn(*args, **kwargs)
+                          "from now on it runs as it is", RuntimeWarning, stacklevel=4)
+            return None, None
         recorder = Recorder(current_backend())
         recorder.surround(self.fn)
         aliases = [_stand_in(t) for t in tensors]
@@ -620,7 +721,7 @@ class Compiled:
             if any(step.changed_meanwhile() for step in recorder.steps):
                 raise NotRecordable(f"a param group changes after its step while {self.name} is recorded; a replay would not "
                                     "change it: step the scheduler outside")
-            plan = _plan(self.name, recorder, tensors, aliases, result, entries, versions)
+            plan = _plan(self.name, recorder, tensors, aliases, result, entries, versions, self.without)
         except BaseException as error:
             recorder.restore()
             recorder.restore_optimizers()
@@ -630,11 +731,8 @@ class Compiled:
             raise
         recorder.restore()
         _forget(recorder, plan.kept)
-        if plan.replay.clashes(tensors):
-            return self.fn(*args, **kwargs)
         self.plans.setdefault(key, []).append((plan, result))
-        self._remember(plan, result, args)
-        return _rebuilt(result, iter(plan.replay.run(tensors)))
+        return plan, result
 
 
 def _stand_in(t: Any) -> Any:
@@ -669,7 +767,8 @@ def _outputs(result: Any) -> Iterator[Any]:
                             f"not {type(result).__name__}")
 
 
-def _plan(name: str, recorder: Recorder, args: list, aliases: list, result: Any, entries: list, versions: list) -> Plan:
+def _plan(name: str, recorder: Recorder, args: list, aliases: list, result: Any, entries: list, versions: list,
+          without: Iterable[str]) -> Plan:
     by_alias = {id(a.array): i for i, a in enumerate(aliases)}
     outputs: list[Output] = []
     open_ends: list[Any] = []
@@ -689,7 +788,7 @@ def _plan(name: str, recorder: Recorder, args: list, aliases: list, result: Any,
             outputs.append(Output("kept", -1, t, None, 0, -1))
     split = len(recorder.calls)
     gradients = _record_gradients(recorder, aliases, open_ends) if open_ends else None
-    return Plan(recorder, name, args, aliases, outputs, entries, split, gradients, versions)
+    return Plan(recorder, name, args, aliases, outputs, entries, split, gradients, versions, without)
 
 
 def _record_gradients(recorder: Recorder, aliases: list, outputs: list) -> _Gradients:
@@ -711,9 +810,9 @@ def _record_gradients(recorder: Recorder, aliases: list, outputs: list) -> _Grad
 class CompiledModule(Module):
     """A module whose forward is compiled. Parameters, buffers and submodules are the module's own, by the same names."""
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Module, without: Iterable[str] = ()) -> None:
         object.__setattr__(self, "module", module)
-        object.__setattr__(self, "compiled", Compiled(module))
+        object.__setattr__(self, "compiled", Compiled(module, without))
         for name in ("_parameters", "_buffers", "_modules", "_transient"):
             object.__setattr__(self, name, module.__dict__[name])
         for name in ("_forward_hooks", "_forward_pre_hooks"):
@@ -743,7 +842,7 @@ class CompiledModule(Module):
         return self.compiled.plan(*args, **kwargs)
 
 
-def compile(fn: Any = None, *, disable: bool = False) -> Any:
+def compile(fn: Any = None, *, disable: bool = False, without: Iterable[str] = ()) -> Any:
     """A function of tensors, or a module, that is recorded when it is first called and replayed in C from then on.
 
     What is recorded is what ran: forward, loss, backward(), optimizer.step(), or any part of them. It is recorded again
@@ -752,14 +851,15 @@ def compile(fn: Any = None, *, disable: bool = False) -> Any:
     may change between calls; schedulers step outside. Gradients stay in .grad, whose memory the next replay writes.
 
     Raises NotRecordable, naming the line, where a function reads values or changes what is not its own. With
-    PYNEURO_COMPILE=0, or disable, functions run as they are. Usable as a decorator.
+    PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes (pyneuro.passes.PASSES) to leave out. Usable
+    as a decorator.
     """
     if fn is None:
-        return lambda f: compile(f, disable=disable)
+        return lambda f: compile(f, disable=disable, without=without)
     if disable:
         return fn
     if isinstance(fn, Module):
-        return CompiledModule(fn)
+        return CompiledModule(fn, without)
     if not callable(fn):
         raise TypeError(f"compile takes a function or a module, not {type(fn).__name__}")
-    return Compiled(fn)
+    return Compiled(fn, without)

@@ -225,6 +225,33 @@ class Replay:
         finally:
             self.busy = False
 
+    def loop(self, args: Any, moving: int, rows: np.ndarray) -> list:
+        """Run it once for each of `rows`, which takes the place of argument `moving`: arrays of the results, stacked.
+
+        Other arguments are as given. Only for plans whose outputs are whole tensors of their own.
+        """
+        if self.busy:
+            raise RuntimeError("the plan is busy in another thread; give each thread a clone()")
+        self.busy = True
+        program = self.free.pop() if self.free else self.make()
+        try:
+            for i, t in enumerate(args):
+                program.bind(i, rows[0] if i == moving else t.array)
+            stacked = [empty((len(rows), *layout.shape), layout.dtype) for layout in self.results]
+            moves = [(moving, rows.strides[0])]
+            for i, array in enumerate(stacked):
+                program.bind(self.count + i, array[0, ...])
+                moves.append((self.count + i, array.strides[0]))
+            program.loop(self.stop, len(rows), moves)
+            return stacked
+        finally:
+            for t, g in self.after:
+                t._grad = g
+            for storage, more in self.versions:
+                storage.version += more
+            self.free.append(program)
+            self.busy = False
+
     def _output(self, o: Any, args: Any, made: list, lease: Any) -> Any:
         kind, number, tensor, array, offset, differentiable = o
         if kind == "made":

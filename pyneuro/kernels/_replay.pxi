@@ -1,6 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Part of _native.pyx: calls that were filled in once, to be run again and again.
 
+cdef extern from *:
+    """
+    #include <time.h>
+    static double pn_seconds(void)
+    {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return t.tv_sec + 1e-9 * t.tv_nsec;
+    }
+    """
+    double seconds_now "pn_seconds"() nogil
+
 cdef struct Patch:
     size_t at                    # where in the program's memory a pointer stands
     int64_t offset               # what it points to, in bytes from the start of its root
@@ -252,6 +264,46 @@ cdef class Program:
                     self.by_python(i)
                 i += 1
         return PN_OK
+
+    def loop(self, int64_t last, int64_t times, list moving not None):
+        """Run calls 0 .. last so many times. moving: roots that are bound, each with the bytes it moves on from time to time.
+
+        Looks for signals every 50 ms: what a handler raises ends it between two times.
+        """
+        cdef int64_t done = 0, failed = 0, k
+        cdef int status = PN_OK, count = len(moving)
+        cdef int root[PN_MAX_BUF]
+        cdef int64_t step[PN_MAX_BUF]
+        cdef char *at[PN_MAX_BUF]
+        cdef double look
+        if count > PN_MAX_BUF:
+            raise ValueError(f"at most {PN_MAX_BUF} roots can move, given {count}")
+        for k in range(count):
+            root[k], step[k] = moving[k]
+            at[k] = <char *>self.now[root[k]]
+        if self.python:
+            for k in range(times):
+                for i in range(count):
+                    self.move(root[i], at[i] + k * step[i])
+                self.python = dict.fromkeys(self.python)
+                self.run(0, last)
+            return
+        with nogil:
+            look = seconds_now() + 0.05
+            while done < times:
+                for k in range(count):
+                    self.move(root[k], at[k] + done * step[k])
+                status = self.go(0, last, &failed)
+                if status != PN_OK:
+                    break
+                done += 1
+                if seconds_now() > look:
+                    with gil:
+                        PyErr_CheckSignals()
+                    look = seconds_now() + 0.05
+        if status != PN_OK:
+            kernel, _, attrs = self.calls[failed]
+            complain(self.backend, kernel, self.operands(failed), attrs, status)
 
     def seconds(self, int64_t i, int repeats):
         """Time of call i, run on its own."""
