@@ -28,7 +28,8 @@ class Call(NamedTuple):
         return [b for s, b in zip(self.spec.slots, self.bufs) if (s.written if written else s.read)]
 
     def extents(self) -> dict[str, int]:
-        return {a: n for s, b in zip(self.spec.slots, self.bufs) for a, n in zip(s.axes, b.shape) if isinstance(a, str) and a != "..."}
+        pairs = [pair for s, b in zip(self.spec.slots, self.bufs) for pair in zip(s.axes, b.shape)]
+        return {a: n for a, n in pairs if isinstance(a, str) and a != "..."}
 
     @property
     def flops(self) -> int:
@@ -132,11 +133,7 @@ def _flat_same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _read_later(calls: list[Call], i: int, but: int, y: np.ndarray) -> bool:
-    span = Span.of(y)
-    for at in range(i + 1, len(calls)):
-        if at != but and any(Span.of(o).meets(span) for o in calls[at].operands(False)):
-            return True
-    return False
+    return any(Span.of(o).meets(Span.of(y)) for at in range(i + 1, len(calls)) if at != but for o in calls[at].operands(False))
 
 
 PASSES: dict[str, Callable] = {"activations": with_activations, "dead": without_dead}

@@ -531,7 +531,8 @@ class Profile:
         for i, row in enumerate(self.rows()):
             t = row["seconds"]
             flops = f"{row['flops'] / t / 1e9:10.1f}" if row["flops"] and t else " " * 10
-            lines.append(f"{i:>4} {row['kernel']:<24}{t * 1e6:>10.2f}{row['share']:>8.1%}{flops}{row['bytes'] / t / 1e9 if t else 0:>8.1f}")
+            moved = row["bytes"] / t / 1e9 if t else 0.0
+            lines.append(f"{i:>4} {row['kernel']:<24}{t * 1e6:>10.2f}{row['share']:>8.1%}{flops}{moved:>8.1f}")
         return "\n".join([*lines, f"     {'all':<24}{self.total * 1e6:>10.2f}"])
 
 
@@ -656,10 +657,12 @@ class Compiled:
         raises; after that, and after Ctrl-C, a whole number of calls has been made.
         """
         given = (*args[:moving], rows[0], *args[moving + 1:])
-        plan, result, tensors = self._find(given, {})
-        if plan is None or plan.gradients is not None or any(o.kind != "made" or o.array is not None for o in plan.replay.outputs):
+        plan, _, tensors = self._find(given, {})
+        if plan is None or plan.gradients is not None or len(plan.replay.results) != len(plan.replay.outputs):
             return None
-        if plan.replay.clashes([*tensors[:moving], rows, *tensors[moving + 1:]]) or len(plan.replay.results) != len(plan.replay.outputs):
+        if any(o.kind != "made" or o.array is not None for o in plan.replay.outputs):
+            return None
+        if plan.replay.clashes([*tensors[:moving], rows, *tensors[moving + 1:]]):
             return None
         return plan.replay.loop(tensors, moving, rows.array)
 
