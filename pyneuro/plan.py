@@ -246,7 +246,10 @@ class Interpreted:
                       for c, row in zip(calls, places)]
         written = [(b, p) for c, row in zip(calls, places) for s, b, p in zip(c.spec.slots, c.bufs, row) if s.written]
         self.written = {p[0] for _, p in written if p is not None and p[0] >= 0}
-        self.spans = [span(b) for b, p in written if p is None]
+        others = [b for b, p in written if p is None]
+        if any(root < arguments for root in self.written):
+            others = [b for c, row in zip(calls, places) for b, p in zip(c.bufs, row) if p is None]
+        self.spans = list(map(span, others))
 
     def _placed(self, like: np.ndarray, place: tuple[int, int]) -> np.ndarray:
         root, offset = place
@@ -273,7 +276,7 @@ class Interpreted:
             self.run(0, last)
 
     def clashes(self, arrays: list[np.ndarray]) -> bool:
-        """Whether an argument lies in other memory that the calls write."""
+        """Whether an argument lies in other memory that the calls write, or is written and lies in what they read."""
         spans = list(map(span, arrays))
         return any(low < end and start < high for low, high in spans for start, end in self.spans) or (
             any(root < self.arguments for root in self.written)
@@ -282,14 +285,20 @@ class Interpreted:
                     for b, (start, end) in zip(arrays[:i], spans)))
 
 
-def _arena(calls: list[Call], temporary: dict[int, np.ndarray]) -> tuple[dict[int, int], int]:
-    """Where each temporary lies, and how much memory they take together: as much as those that live at once."""
+def _arena(calls: list[Call], temporary: dict[int, np.ndarray], split: int) -> tuple[dict[int, int], int]:
+    """Where each temporary lies, and how much memory they take together: as much as those that live at once.
+
+    What is made before `split` and read after it stays: the calls after it may run more than once, and not in order.
+    """
     life: dict[int, list[int]] = {}
     for at, call in enumerate(calls):
         for b in call.bufs:
             key = id(root_of(b))
             if key in temporary:
                 life.setdefault(key, [at, at])[1] = at
+    for line in life.values():
+        if line[0] < split <= line[1]:
+            line[1] = len(calls)
     placed: list[tuple[int, int, int, int]] = []                # start, end, first, last
     offsets: dict[int, int] = {}
     top = 0
@@ -306,14 +315,14 @@ def _arena(calls: list[Call], temporary: dict[int, np.ndarray]) -> tuple[dict[in
     return offsets, top
 
 
-def _placed(calls: list[Call], recorder: Recorder, lasting: set[int], number: dict[int, int]) -> tuple[list, int]:
+def _placed(calls: list[Call], recorder: Recorder, lasting: set[int], number: dict[int, int], split: int) -> tuple[list, int]:
     """By call and slot: (number of a bound root, offset), (ARENA, offset), or None for memory that stays where it is."""
     temporary = {}
     for call in calls:
         for root in map(root_of, call.bufs):
             if recorder_of(root) is recorder and id(root) not in lasting and id(root) not in number:
                 temporary[id(root)] = root
-    offsets, total = _arena(calls, temporary)
+    offsets, total = _arena(calls, temporary, split)
 
     def place(b: np.ndarray) -> Any:
         root = root_of(b)
@@ -349,16 +358,17 @@ class Plan:
                  split: int, gradients: Any, versions: list[int], without: Iterable[str] = ()) -> None:
         self.name, self.backend, self.calls, self.gradients = name, recorder.inner, recorder.calls, gradients
         modules, steps = list(recorder.modules.values()), recorder.steps
-        after = [(leaf, leaf._grad) for leaf, _, _ in recorder.grads.values()]
-        self.kept = [g for _, g in after if g is not None]
         outputs, results = self._roots(recorder, aliases, outputs)
+        after = [(leaf, leaf._grad, self._as_output(leaf._grad)) for leaf, _, _ in recorder.grads.values()]
+        self.kept = [g for _, g, o in after if g is not None and o is None]
         split = self._shorten(recorder, split, without)
-        self.places, self.arena_bytes = _placed(self.calls, recorder, {id(a.array) for a in aliases} | {
-            id(root_of(g.array)) for g in self.kept}, self.root_number)
-
         tensors = {id(t): t for s in modules for t in s.tensors} | {id(p): p for s in steps for p in s.active}
         tensors |= {id(t): t for s in steps for p in s.active for t in s.optimizer.state[p].values() if isinstance(t, Tensor)}
         tensors |= {id(t): t for t in recorder.surroundings.tensors}
+        self.places, self.arena_bytes = _placed(self.calls, recorder, {id(a.array) for a in aliases} | {
+            id(root_of(g.array)) for g in self.kept}, self.root_number, split)
+        if gradients is not None:
+            gradients.watch(self.calls[split:], args, aliases, tensors.values())
         self.replay = Replay(
             backend=self.backend,
             arguments=[(a.array, bool(t.needs_grad), _first(args, t)) for t, a in zip(args, aliases)],
@@ -425,6 +435,14 @@ class Plan:
         if self.gradients:
             self.gradients.ranges = now[1:]
         return now[0][1]
+
+    def _as_output(self, g: Any) -> Any:
+        """A gradient that lies in what is returned, which is new at each call."""
+        root = None if g is None else root_of(g.array)
+        number = self.root_number.get(id(root), -1)
+        if number < self.arguments:
+            return None
+        return Output("made", number, None, None if g.array is root else g.array, start_of(g.array) - start_of(root), -1)
 
     def _program(self) -> Any:
         if type(self.backend) is Native:
@@ -554,10 +572,18 @@ class _Gradients:
 
     def __init__(self, leaves: list[Any], given: list[np.ndarray], results: list[list[Any]], ranges: list[tuple[int, int]]) -> None:
         self.leaves, self.given, self.results, self.ranges = leaves, given, results, ranges
+        self.read: list[Any] = []                              # storages, and numbers of arguments
+
+    def watch(self, calls: list[Call], args: list, aliases: list, tensors: Any) -> None:
+        """Find what was there before and is read on the way back, and so must not be written until then."""
+        read = {id(root_of(b)) for call in calls for b in call.bufs}
+        self.read = [i for i, a in enumerate(aliases) if id(a.array) in read]
+        self.read += [t.storage for t in tensors if id(root_of(t.array)) in read]
 
     def node(self, replay: Any, lease: Lease, number: int, out: Any, args: Any) -> Any:
         leaves = tuple([args[leaf] if type(leaf) is int else leaf for leaf in self.leaves])
-        return graph.record(self, leaves, (replay.make.__self__, number), out, (lease, out.storage, out.storage.version))
+        storages = [out.storage, *[args[s].storage if type(s) is int else s for s in self.read]]
+        return graph.record(self, leaves, (replay.make.__self__, number), out, (lease, storages, [s.version for s in storages]))
 
     def backward(self, node: Any, g: Any) -> tuple:
         if not node.extras:
@@ -567,9 +593,10 @@ class _Gradients:
             raise RuntimeError("the gradient of a compiled function cannot be differentiated again; "
                                "call the function itself where create_graph=True")
         plan, number = node.attrs
-        lease, storage, version = node.extras
-        if storage.version != version:
-            raise RuntimeError("the output of a compiled function has been modified in place before its backward; work on a copy")
+        lease, storages, versions = node.extras
+        if [s.version for s in storages] != versions:
+            raise RuntimeError("an output of a compiled function, or what its gradient reads, has been modified in place "
+                               "before its backward; work on a copy")
         return plan.run_gradient(lease.program, number, g.array, node.needs)
 
 
@@ -721,6 +748,14 @@ class Compiled:
                 if not e.holds():
                     raise NotRecordable(f"{e.owner}: {e.name or 'a variable'} changes while {self.name} is recorded; "
                                         "a replay would not change it")
+            for module in recorder.modules.values():
+                if not module.hooks_hold():
+                    raise NotRecordable(f"{type(module.module).__name__}: its parameters, buffers, parts or hooks are others "
+                                        f"when {self.name} is recorded; a replay would not change them")
+            for t, a in zip(tensors, aliases):
+                if a.node is not None or a.needs_grad != t.requires_grad or id(a) in recorder.grads:
+                    raise NotRecordable(f"{self.name} changes how an argument is differentiated, or uses or adds to its .grad; "
+                                        "a replay would not: detach() it, or return its gradient from grad()")
             if any(step.changed_meanwhile() for step in recorder.steps):
                 raise NotRecordable(f"a param group changes after its step while {self.name} is recorded; a replay would not "
                                     "change it: step the scheduler outside")
@@ -775,28 +810,41 @@ def _plan(name: str, recorder: Recorder, args: list, aliases: list, result: Any,
     by_alias = {id(a.array): i for i, a in enumerate(aliases)}
     outputs: list[Output] = []
     open_ends: list[Any] = []
+    places: dict[int, int] = {}
+    made = {id(ref()) for ref in recorder.made}
     for t in _outputs(result):
+        if id(t) in places:
+            outputs.append(Output("again", places[id(t)], None, None, 0, -1))
+            continue
+        places[id(t)] = len(outputs)
         root = root_of(t.array)
         offset = start_of(t.array) - start_of(root)
-        if t.array is root and id(root) in by_alias:
-            outputs.append(Output("argument", by_alias[id(root)], None, None, 0, -1))
-        elif id(root) in by_alias:
-            outputs.append(Output("part", by_alias[id(root)], None, t.array, offset, -1))
-        elif recorder_of(root) is recorder:
-            alive = t.requires_grad and graph.whole(t)
-            outputs.append(Output("made", -1, None, t.array, offset, len(open_ends) if alive else -1))
-            if alive:
-                open_ends.append(t)
-        else:
+        whose = by_alias.get(id(root), -1)
+        theirs = recorder_of(root) is recorder
+        if any(t is a for a in aliases):
+            outputs.append(Output("argument", whose, None, None, 0, -1))
+            continue
+        if id(t) not in made and not theirs:
             outputs.append(Output("kept", -1, t, None, 0, -1))
+            continue
+        alive = t.requires_grad and graph.whole(t) and bool(_leaves(recorder, [t]))
+        kind = "part" if whose >= 0 else "made" if theirs else "view"
+        outputs.append(Output(kind, whose, t if kind == "view" else None, t.array, offset, len(open_ends) if alive else -1))
+        if alive:
+            open_ends.append(t)
     split = len(recorder.calls)
     gradients = _record_gradients(recorder, aliases, open_ends) if open_ends else None
     return Plan(recorder, name, args, aliases, outputs, entries, split, gradients, versions, without)
 
 
+def _leaves(recorder: Recorder, outputs: list) -> list:
+    """What gradients of outputs can reach: not the leaves that were made within."""
+    return [leaf for leaf in graph.leaves(outputs) if recorder_of(root_of(leaf.array)) is not recorder]
+
+
 def _record_gradients(recorder: Recorder, aliases: list, outputs: list) -> _Gradients:
     """Record the way back from each output to the leaves."""
-    leaves = graph.leaves(outputs)
+    leaves = _leaves(recorder, outputs)
     by_alias = {id(a): i for i, a in enumerate(aliases)}
     given, results, ranges = [], [], []
     with recorder.at_work():

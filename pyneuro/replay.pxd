@@ -25,10 +25,10 @@ cdef class Replay:
 
     cpdef attempt(self, args)
 
-    @cython.locals(t=Fields, g=object, storage=SharedFields, i=Py_ssize_t, made=list)
+    @cython.locals(t=Fields, g=object, storage=SharedFields, i=Py_ssize_t, made=list, out=list)
     cpdef list run(self, args)
 
     cpdef bint clashes(self, args)
 
-    @cython.locals(t=Fields)
+    @cython.locals(t=Fields, root=Fields)
     cdef _output(self, o, args, list made, lease)

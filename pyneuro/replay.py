@@ -83,9 +83,10 @@ def stand(entries: list) -> bool:
 class Output(NamedTuple):
     """A tensor that was returned."""
 
-    kind: str                            # "argument", "part" (a view of one), "kept" (it was there before), "made"
-    number: int                          # of the argument or of the result
-    tensor: Any                          # kept
+    kind: str                            # "argument", "part" (a view of one), "kept" (it was there before), "made",
+                                         # "view" (of what was there), "again" (the same tensor as another one)
+    number: int                          # of the argument, the result, the other output
+    tensor: Any                          # kept, or of the view
     array: Any                           # of a view: as it was recorded
     offset: int                          # in bytes, where it begins
     differentiable: int                  # position among those that have gradients, or -1
@@ -205,23 +206,26 @@ class Replay:
                 for t in args:
                     program.bind(i, t.array)
                     i += 1
-                made = []
+                made = []                # tensors of whole results; what is returned shares their storage
                 for layout in self.results:
-                    array = empty(layout.shape, layout.dtype)
-                    program.bind(i, array)
-                    made.append(array)
+                    t = fresh(empty(layout.shape, layout.dtype))
+                    program.bind(i, t.array)
+                    made.append(t)
                     i += 1
                 program.run(0, self.stop)
             finally:
                 if lease is None:
                     self.free.append(program)
-            for t, g in self.after:
-                t._grad = g
+            for t, g, o in self.after:
+                t._grad = g if o is None else self._output(o, args, made, lease)
             for storage, more in self.versions:
                 storage.version += more
             for i, more in self.argument_versions:
                 args[i].storage.version += more
-            return [self._output(o, args, made, lease) for o in self.outputs]
+            out: list[Any] = []
+            for o in self.outputs:
+                out.append(out[o[1]] if o[0] == "again" else self._output(o, args, made, lease))
+            return out
         finally:
             self.busy = False
 
@@ -254,19 +258,19 @@ class Replay:
 
     def _output(self, o: Any, args: Any, made: list, lease: Any) -> Any:
         kind, number, tensor, array, offset, differentiable = o
-        if kind == "made":
-            root = made[number - self.count]
-            t = fresh(root if array is None else alias_at(root, array, offset))
-            if differentiable >= 0:
-                t.node = self.gradients.node(self, lease, differentiable, t, args)
-                t.needs_grad = True
-            return t
         if kind == "argument":
             return args[number]
         if kind == "kept":
             return tensor
-        t = fresh(alias_at(args[number].array, array, offset))
-        t.storage = args[number].storage
+        if kind == "view":
+            root, t = tensor, fresh(tensor.array)
+        else:
+            root = made[number - self.count] if kind == "made" else args[number]
+            t = fresh(root.array if array is None else alias_at(root.array, array, offset))
+        t.storage = root.storage
+        if differentiable >= 0:
+            t.node = self.gradients.node(self, lease, differentiable, t, args)
+            t.needs_grad = True
         return t
 
 

@@ -21,7 +21,7 @@ _OURS = frozenset(sys.stdlib_module_names) | {"pyneuro", "numpy"}
 
 def installed(name: Any) -> bool:
     """Whether a module belongs to Python, NumPy or pyneuro, which do not change."""
-    return not isinstance(name, str) or name.partition(".")[0] in _OURS
+    return isinstance(name, str) and name.partition(".")[0] in _OURS
 
 
 def _codes(code: Any) -> Iterator[Any]:
@@ -78,7 +78,7 @@ class Surroundings:
         if isinstance(value, Tensor):
             self.tensors.append(value)
         elif isinstance(value, types.FunctionType):
-            if not installed(value.__module__):
+            if not installed(value.__globals__.get("__name__")):
                 self._function(value)
         elif isinstance(value, (types.MethodType, staticmethod, classmethod)):
             self._todo += [value.__func__, getattr(value, "__self__", None)]

@@ -84,8 +84,9 @@ def alias_at(root: np.ndarray, like: np.ndarray, offset: int) -> np.ndarray:
 
 
 def same_layout(array: np.ndarray, like: np.ndarray) -> bool:
-    """Whether two arrays have the same shape, strides and element type."""
-    return array.dtype == like.dtype and array.shape == like.shape and array.strides == like.strides
+    """Whether two arrays have the same shape, strides and element type, and both may be written or neither."""
+    return (array.dtype == like.dtype and array.shape == like.shape and array.strides == like.strides
+            and array.flags.writeable == like.flags.writeable)
 
 
 def recording(change: int) -> None:

@@ -46,9 +46,10 @@ def alias_at(cnp.ndarray root not None, cnp.ndarray like not None, int64_t offse
 
 
 cpdef bint same_layout(array, like):
-    """Whether two arrays have the same shape, strides and element type."""
+    """Whether two arrays have the same shape, strides and element type, and both may be written or neither."""
     cdef cnp.ndarray a = <cnp.ndarray?>array, b = <cnp.ndarray?>like
     return cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(b) and same_shape(a, b) and \
+        cnp.PyArray_ISWRITEABLE(a) == cnp.PyArray_ISWRITEABLE(b) and \
         same(cnp.PyArray_STRIDES(a), cnp.PyArray_STRIDES(b), cnp.PyArray_NDIM(a))
 
 
@@ -98,7 +99,7 @@ cdef class Program:
     cdef list bound              # by root: the array
     cdef dict python             # operands of the calls that Python runs
     cdef bint long_work
-    cdef Span *written           # memory that is nobody's argument
+    cdef Span *written           # memory that is nobody's argument; where arguments are written, also what is read
     cdef int64_t spans
     cdef int arguments           # so many of the roots
     cdef bint writes_argument
@@ -128,7 +129,7 @@ cdef class Program:
                 self.patches is NULL or self.first is NULL or self.now is NULL or self.written is NULL:
             raise MemoryError(f"no memory for a plan of {count} calls and {arena_bytes} bytes of temporaries")
 
-        by_root = [[] for _ in range(roots)]
+        by_root, others = [[] for _ in range(roots)], []
         for i in range(count):
             kernel, bufs, attrs = calls[i]
             c = <pn_call *>(self.memory + size)
@@ -148,13 +149,14 @@ cdef class Program:
             else:
                 self.host[i] = i
                 self.python[i] = None
-            for slot, place in enumerate(places[i]):
-                if signature.spec_for(kernel, signature.element_dtype(kernel, bufs)).slots[slot].written:
-                    if place is None:
-                        self.written[self.spans] = span(bufs[slot])
-                        self.spans += 1
-                    elif 0 <= place[0] < arguments:
-                        self.writes_argument = True
+            written = [s.written for s in signature.spec_for(kernel, signature.element_dtype(kernel, bufs)).slots]
+            others += [(w, b) for w, b, place in zip(written, bufs, places[i]) if place is None]
+            self.writes_argument |= any(w and place is not None and 0 <= place[0] < arguments
+                                        for w, place in zip(written, places[i]))
+        for w, b in others:
+            if w or self.writes_argument:
+                self.written[self.spans] = span(b)
+                self.spans += 1
         self.start[count], self.host[count] = size, count
         for i in range(count - 1, -1, -1):
             if self.host[i] < 0:
@@ -187,7 +189,7 @@ cdef class Program:
         return 0
 
     def clashes(self, list arrays not None):
-        """Whether an argument lies in other memory that the calls write."""
+        """Whether an argument lies in other memory that the calls write, or is written and lies in what they read."""
         cdef Span s, t
         cdef int i, j
         for i in range(len(arrays)):
