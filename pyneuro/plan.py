@@ -687,7 +687,7 @@ class Compiled:
         plan, _, tensors = self._find(given, {})
         if plan is None or plan.gradients is not None or len(plan.replay.results) != len(plan.replay.outputs):
             return None
-        if any(o.kind != "made" or o.array is not None for o in plan.replay.outputs):
+        if any(o.kind != "made" or o.array is not None for o in plan.replay.outputs) or any(o for _, _, o in plan.replay.after):
             return None
         if plan.replay.clashes([*tensors[:moving], rows, *tensors[moving + 1:]]):
             return None

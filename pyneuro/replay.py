@@ -249,7 +249,7 @@ class Replay:
             program.loop(self.stop, len(rows), moves)
             return stacked
         finally:
-            for t, g in self.after:
+            for t, g, _ in self.after:
                 t._grad = g
             for storage, more in self.versions:
                 storage.version += more
