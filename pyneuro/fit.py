@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from inspect import Parameter, signature
 from typing import Any
@@ -23,10 +24,13 @@ from .nn import Module
 from .nn.utils import clip_grad_norm_
 from .optim import Optimizer
 from .optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from .plan import Compiled, NotRecordable
 from .random import Generator, draw
 from .tensor import DTYPES, Tensor, _array_of, _laid_out, wrap
 
 __all__ = ["CSVLogger", "Callback", "EarlyStopping", "History", "TerminateOnNaN", "fit"]
+
+WORTH_A_PLAN = 20                        # steps: recording takes as long as a few
 
 Step = Callable[[Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
 
@@ -212,6 +216,10 @@ class _Table:
         t = wrap(found.reshape(len(index), *self.shape))
         return t if t.dtype == self.dtype else t.to(self.dtype)
 
+    def rows_of(self, index: Tensor) -> Any:
+        """The same of numbers in a tensor, by ops alone."""
+        return wrap(self.table)[index].reshape((len(index), *self.shape)).to(self.dtype)
+
 
 def _weights(data: Any, name: str, dtype: np.dtype) -> _Table:
     w = _Table(data, name, dtype)
@@ -368,25 +376,76 @@ def _training_step(model: Module, criterion: Callable, optimizer: Optimizer, cli
     return step
 
 
+def _replayable(step: Step, X: _Table, y: _Table, w: _Table | None, with_outputs: bool, steps: int,
+                loss: Any) -> Compiled | None:
+    """The step as a compiled function of row numbers, which takes the rows itself; None if that does not repay."""
+    tables = [t for t in (X, y, w) if t is not None]
+    if steps < WORTH_A_PLAN or any(t.table is None for t in tables):
+        return None
+
+    def by_number(index: Tensor) -> Any:
+        rows = [t.rows_of(index) for t in tables]
+        lost, said = step(rows[0], rows[1], rows[2] if w is not None else None)
+        return (lost, said.detach()) if with_outputs else lost
+
+    return Compiled(by_number, also=(loss,))
+
+
+def _replayed(plan: Compiled | None, order: np.ndarray, batch_size: int, every: int | None,
+              after: Callable[[int], Any] | None) -> Iterator[list[np.ndarray]]:
+    """Whole batches as far as a plan takes them: losses, and outputs where they are wanted, of some steps at a time.
+
+    after: called with a number of steps, at least `every` so many.
+    """
+    done, steps = 0, len(order) // batch_size
+    many = steps if after is None else every or 1
+    while plan is not None and done < steps:
+        rows = order[done * batch_size:min(done + many, steps) * batch_size].reshape(-1, batch_size)
+        begin = time.perf_counter()
+        try:
+            found = plan.loop((None,), 0, wrap(rows))
+        except NotRecordable:
+            return
+        if found is None:
+            return
+        if every is None and after is not None:                # as often as a bar moves
+            many = max(1, int(many * min(0.1 / max(time.perf_counter() - begin, 1e-6), 4)))
+        done += len(rows)
+        yield found
+        if after is not None:
+            after(len(rows))
+
+
 def _epoch(step: Step, X: _Table, y: _Table, w: _Table | None, order: np.ndarray, batch_size: int,
-           outputs: list[np.ndarray] | None = None, after: Callable[[], Any] | None = None) -> float:
+           outputs: list[np.ndarray] | None = None, after: Callable[[int], Any] | None = None, every: int | None = None,
+           plan: Compiled | None = None) -> float:
     """Go once through the rows in this order, batch by batch, the last one maybe shorter: the mean loss.
 
     A batch counts in it by its rows, or their weights. outputs: a list that takes what the model says, in order;
-    after: called after each step.
+    after: called with a number of steps taken, after each `every`, or now and then. plan: the step by row numbers.
     """
     total = weight = 0.0
-    for start in range(0, len(order), batch_size):
+    start = 0
+
+    def count(loss: float) -> None:
+        nonlocal total, weight, start
         index = order[start:start + batch_size]
-        wb = None if w is None else w.rows(index)
-        loss, output = step(X.rows(index), y.rows(index), wb)
-        share = len(index) if wb is None else float(wb.array.sum(dtype=np.float64))
-        total += loss.item() * share
-        weight += share
+        share = len(index) if w is None else float(w.rows(index).array.sum(dtype=np.float64))
+        total, weight, start = total + loss * share, weight + share, start + len(index)
+
+    for losses, *output in _replayed(plan, order, batch_size, every, after):
+        for loss in losses.tolist():
+            count(loss)
         if outputs is not None:
-            outputs.append(output.detach().array)
+            outputs.append(output[0].reshape(-1, *output[0].shape[2:]))
+    while start < len(order):
+        index = order[start:start + batch_size]
+        lost, said = step(X.rows(index), y.rows(index), None if w is None else w.rows(index))
+        count(lost.item())
+        if outputs is not None:
+            outputs.append(said.detach().array)
         if after is not None:
-            after()
+            after(1)
     return total / weight if weight else 0.0
 
 
@@ -491,11 +550,13 @@ def fit(model: Module, loss: Callable[..., Any], optimizer: Optimizer, X: Any, y
     by_step, by_epoch = _schedule(scheduler)
     bar = _progress(progress, epochs * -(-rows // batch_size))
 
-    def after() -> None:
+    def after(steps: int) -> None:
         if by_step is not None:
             by_step()
         if bar is not None:
-            bar.update()
+            bar.update(steps)
+
+    plan = _replayable(step, *tables, bool(measures), epochs * (rows // batch_size), loss)
 
     modes = {module: module.training for module in model.modules()}
     whole.begin()
@@ -511,7 +572,8 @@ def fit(model: Module, loss: Callable[..., Any], optimizer: Optimizer, X: Any, y
             if shuffle:
                 draw(order, "permutation", generator)
             outputs: list[np.ndarray] | None = [] if measures else None
-            mean = _epoch(step, *tables, order, batch_size, outputs, after if by_step or bar is not None else None)
+            mean = _epoch(step, *tables, order, batch_size, outputs, after if by_step or bar is not None else None,
+                          1 if by_step else None, plan)
             logs = {"loss": mean, **_measured(measures, outputs or [], tables[1], order)}
             if held_out is not None:
                 logs |= _evaluated(model, judge, held_out, batch_size, measures)

@@ -649,8 +649,9 @@ ENABLED = os.environ.get("PYNEURO_COMPILE", "1") != "0"
 class Compiled:
     """A function that is recorded for each kind of arguments that it meets, and replayed from then on."""
 
-    def __init__(self, fn: Callable, without: Iterable[str] = ()) -> None:
-        self.fn, self.without = fn, tuple(without)
+    def __init__(self, fn: Callable, without: Iterable[str] = (), also: tuple = ()) -> None:
+        """also: functions of the user's that fn calls, where fn is pyneuro's own."""
+        self.fn, self.without, self.also = fn, tuple(without), also
         if unknown := set(self.without) - set(PASSES):
             raise ValueError(f"{sorted(unknown)} are no passes; choose from {', '.join(PASSES)}")
         self.name = getattr(fn, "__qualname__", type(fn).__name__)
@@ -683,6 +684,8 @@ class Compiled:
         rows: [calls, ...]. None, and nothing is done, where this function has no plan for that. Raises what the function
         raises; after that, and after Ctrl-C, a whole number of calls has been made.
         """
+        if not ENABLED or len(rows) == 0:
+            return None
         given = (*args[:moving], rows[0], *args[moving + 1:])
         plan, _, tensors = self._find(given, {})
         if plan is None or plan.gradients is not None or len(plan.replay.results) != len(plan.replay.outputs):
@@ -733,7 +736,7 @@ class Compiled:
                           "from now on it runs as it is", RuntimeWarning, stacklevel=4)
             return None, None
         recorder = Recorder(current_backend())
-        recorder.surround(self.fn)
+        recorder.surround(self.fn, *self.also)
         aliases = [_stand_in(t) for t in tensors]
         aliases = [aliases[_first(tensors, t)] for t in tensors]
         versions = [t.storage.version for t in tensors]
