@@ -14,7 +14,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -351,20 +351,28 @@ def _backend_key(found: Any) -> Any:
     return found.name if type(found) in (Native, Reference) else _Held(found)
 
 
+class Options(NamedTuple):
+    """Of `compile`."""
+
+    without: tuple[str, ...]
+    prepack: bool
+
+
 class Plan:
     """The recorded calls of one function for one kind of arguments. `print(plan)` shows them, `plan.profile()` times them."""
 
     def __init__(self, recorder: Recorder, name: str, args: list, aliases: list, outputs: list, entries: list[Entry],
-                 split: int, gradients: Any, versions: list[int], without: Iterable[str] = ()) -> None:
+                 split: int, gradients: Any, versions: list[int], options: "Options") -> None:
         self.name, self.backend, self.calls, self.gradients = name, recorder.inner, recorder.calls, gradients
         modules, steps = list(recorder.modules.values()), recorder.steps
         outputs, results = self._roots(recorder, aliases, outputs)
         after = [(leaf, leaf._grad, self._as_output(leaf._grad)) for leaf, _, _ in recorder.grads.values()]
         self.kept = [g for _, g, o in after if g is not None and o is None]
-        split = self._shorten(recorder, split, without)
+        split = self._shorten(recorder, split, options.without)
         tensors = {id(t): t for s in modules for t in s.tensors} | {id(p): p for s in steps for p in s.active}
         tensors |= {id(t): t for s in steps for p in s.active for t in s.optimizer.state[p].values() if isinstance(t, Tensor)}
         tensors |= {id(t): t for t in recorder.surroundings.tensors}
+        packs = self._prepack(list(tensors.values())) if options.prepack and gradients is None and type(self.backend) is Native else []
         self.places, self.arena_bytes = _placed(self.calls, recorder, {id(a.array) for a in aliases} | {
             id(root_of(g.array)) for g in self.kept}, self.root_number, split)
         if gradients is not None:
@@ -380,6 +388,7 @@ class Plan:
             outputs=outputs,
             results=results,
             after=after,
+            packs=packs,
             versions=_moved(recorder),
             argument_versions=[(i, t.storage.version - v) for i, (t, v) in enumerate(zip(args, versions))
                                if t.storage.version != v],
@@ -443,6 +452,28 @@ class Plan:
         if number < self.arguments:
             return None
         return Output("made", number, None, None if g.array is root else g.array, start_of(g.array) - start_of(root), -1)
+
+    def _prepack(self, tensors: list) -> list:
+        """Let dense layers read copies of their weights that lie as a few rows of x want them: transposed, and rows apart
+        that do not meet in one set of a cache. (storage, version, the weight, its copy) of each."""
+        weights = {id(t.array): t for t in tensors}
+        written = [Span.of(b) for c in self.calls for b in c.operands(True)]
+        packs: dict[int, list] = {}
+        for i, call in enumerate(self.calls):
+            if [s.name for s in call.spec.slots[:3]] != ["x", "w", "b"]:
+                continue
+            x, w, *others = call.bufs
+            t = weights.get(id(w))
+            if t is None or any(Span.of(w).meets(span) for span in written):
+                continue
+            if id(w) not in packs:
+                n, k = w.shape
+                apart = -(-n // 16) * 16 + (16 if n % 256 == 0 else 0)
+                copied = empty((k, apart), w.dtype)[:, :n].T
+                np.copyto(copied, w)
+                packs[id(w)] = [t.storage, t.storage.version, w, copied]
+            self.calls[i] = call._replace(bufs=(x, packs[id(w)][3], *others))
+        return list(packs.values())
 
     def _program(self) -> Any:
         if type(self.backend) is Native:
@@ -649,10 +680,10 @@ ENABLED = os.environ.get("PYNEURO_COMPILE", "1") != "0"
 class Compiled:
     """A function that is recorded for each kind of arguments that it meets, and replayed from then on."""
 
-    def __init__(self, fn: Callable, without: Iterable[str] = (), also: tuple = ()) -> None:
+    def __init__(self, fn: Callable, without: Iterable[str] = (), prepack: bool = False, also: tuple = ()) -> None:
         """also: functions of the user's that fn calls, where fn is pyneuro's own."""
-        self.fn, self.without, self.also = fn, tuple(without), also
-        if unknown := set(self.without) - set(PASSES):
+        self.fn, self.options, self.also = fn, Options(tuple(without), prepack), also
+        if unknown := set(self.options.without) - set(PASSES):
             raise ValueError(f"{sorted(unknown)} are no passes; choose from {', '.join(PASSES)}")
         self.name = getattr(fn, "__qualname__", type(fn).__name__)
         self.plans: dict[Any, list[tuple[Plan, Any]]] = {}
@@ -719,7 +750,7 @@ class Compiled:
         self.last = (plan.replay, result) if quick else None
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return self if instance is None else Compiled(types.MethodType(self.fn, instance), self.without)
+        return self if instance is None else Compiled(types.MethodType(self.fn, instance), *self.options)
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; recorded, and run once, if there is none yet."""
@@ -762,7 +793,7 @@ class Compiled:
             if any(step.changed_meanwhile() for step in recorder.steps):
                 raise NotRecordable(f"a param group changes after its step while {self.name} is recorded; a replay would not "
                                     "change it: step the scheduler outside")
-            plan = _plan(self.name, recorder, tensors, aliases, result, entries, versions, self.without)
+            plan = _plan(self.name, recorder, tensors, aliases, result, entries, versions, self.options)
         except BaseException as error:
             recorder.restore()
             recorder.restore_optimizers()
@@ -809,7 +840,7 @@ def _outputs(result: Any) -> Iterator[Any]:
 
 
 def _plan(name: str, recorder: Recorder, args: list, aliases: list, result: Any, entries: list, versions: list,
-          without: Iterable[str]) -> Plan:
+          options: Options) -> Plan:
     by_alias = {id(a.array): i for i, a in enumerate(aliases)}
     outputs: list[Output] = []
     open_ends: list[Any] = []
@@ -837,7 +868,7 @@ def _plan(name: str, recorder: Recorder, args: list, aliases: list, result: Any,
             open_ends.append(t)
     split = len(recorder.calls)
     gradients = _record_gradients(recorder, aliases, open_ends) if open_ends else None
-    return Plan(recorder, name, args, aliases, outputs, entries, split, gradients, versions, without)
+    return Plan(recorder, name, args, aliases, outputs, entries, split, gradients, versions, options)
 
 
 def _leaves(recorder: Recorder, outputs: list) -> list:
@@ -864,9 +895,9 @@ def _record_gradients(recorder: Recorder, aliases: list, outputs: list) -> _Grad
 class CompiledModule(Module):
     """A module whose forward is compiled. Parameters, buffers and submodules are the module's own, by the same names."""
 
-    def __init__(self, module: Module, without: Iterable[str] = ()) -> None:
+    def __init__(self, module: Module, without: Iterable[str] = (), prepack: bool = False) -> None:
         object.__setattr__(self, "module", module)
-        object.__setattr__(self, "compiled", Compiled(module, without))
+        object.__setattr__(self, "compiled", Compiled(module, without, prepack))
         for name in ("_parameters", "_buffers", "_modules", "_transient"):
             object.__setattr__(self, name, module.__dict__[name])
         for name in ("_forward_hooks", "_forward_pre_hooks"):
@@ -896,7 +927,7 @@ class CompiledModule(Module):
         return self.compiled.plan(*args, **kwargs)
 
 
-def compile(fn: Any = None, *, disable: bool = False, without: Iterable[str] = ()) -> Any:
+def compile(fn: Any = None, *, disable: bool = False, without: Iterable[str] = (), prepack: bool = False) -> Any:
     """A function of tensors, or a module, that is recorded when it is first called and replayed in C from then on.
 
     What is recorded is what ran: forward, loss, backward(), optimizer.step(), or any part of them. It is recorded again
@@ -905,15 +936,17 @@ def compile(fn: Any = None, *, disable: bool = False, without: Iterable[str] = (
     may change between calls; schedulers step outside. Gradients stay in .grad, whose memory the next replay writes.
 
     Raises NotRecordable, naming the line, where a function reads values or changes what is not its own. With
-    PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes (pyneuro.passes.PASSES) to leave out. Usable
-    as a decorator.
+    PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes (pyneuro.passes.PASSES) to leave out.
+    prepack: where no gradients are recorded, dense layers read private copies of their weights, which makes the most of few
+    rows; they follow optimizers, load_state_dict and whatever else writes the parameters themselves, but nothing that is
+    written by way of `.data` or NumPy. Usable as a decorator.
     """
     if fn is None:
-        return lambda f: compile(f, disable=disable, without=without)
+        return lambda f: compile(f, disable=disable, without=without, prepack=prepack)
     if disable:
         return fn
     if isinstance(fn, Module):
-        return CompiledModule(fn, without)
+        return CompiledModule(fn, without, prepack)
     if not callable(fn):
         raise TypeError(f"compile takes a function or a module, not {type(fn).__name__}")
-    return Compiled(fn, without)
+    return Compiled(fn, without, prepack)

@@ -12,7 +12,7 @@ cdef class Lease:
 
 cdef class Replay:
     cdef public object backend, gradients, make, dtype
-    cdef public list arguments, entries, cells, others, tensors, before, hooks, steps, optimizers, outputs, results, after, versions
+    cdef public list arguments, entries, cells, others, tensors, before, hooks, steps, optimizers, outputs, results, after, packs, versions
     cdef public list argument_versions, free
     cdef public Py_ssize_t count, stop
     cdef public bint grad_mode, busy
@@ -20,7 +20,7 @@ cdef class Replay:
     @cython.locals(t=Fields, needs=cython.bint, first=Py_ssize_t, i=Py_ssize_t, j=Py_ssize_t)
     cpdef bint suits(self, args)
 
-    @cython.locals(t=Fields, g=Fields, needs=cython.bint, entry=tuple, where=dict, marks=list, lists=list, found=list, count=Py_ssize_t)
+    @cython.locals(t=Fields, g=Fields, needs=cython.bint, entry=tuple, where=dict, marks=list, lists=list, found=list, count=Py_ssize_t, storage=SharedFields, version=Py_ssize_t, pack=list)
     cpdef bint fits(self)
 
     cpdef attempt(self, args)
