@@ -15,7 +15,6 @@ import numpy as _np  # noqa: E402
 from . import autograd, kernels, nn, optim, random  # noqa: E402
 from ._config import __version__, config, show_config  # noqa: E402
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled  # noqa: E402
-from .fit import History, fit  # noqa: E402
 from .kernels import (  # noqa: E402
     DeviceError,
     DtypeError,
@@ -26,7 +25,6 @@ from .kernels import (  # noqa: E402
     set_backend,
     set_num_threads,
 )
-from .plan import NotRecordable, compile  # noqa: E402
 from .random import (  # noqa: E402
     Generator,
     initial_seed,
@@ -76,6 +74,19 @@ int64 = long = _np.dtype(_np.int64)
 int32 = int = _np.dtype(_np.int32)
 int16 = short = _np.dtype(_np.int16)
 int8, uint8, bool = _np.dtype(_np.int8), _np.dtype(_np.uint8), _np.dtype(_np.bool_)
+
+_LATER = {"NotRecordable": "plan", "compile": "plan", "History": "training", "fit": "training"}
+
+
+def __getattr__(name: str) -> _Any:
+    """What most programs that import this do not use is imported when it is first asked for."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    return found
+
 
 _functions = functions()
 del functions

@@ -18,10 +18,10 @@ import numpy as np
 import pyneuro as pn
 from pyneuro import nn, optim
 from pyneuro.datasets import load_digits
-from pyneuro.fit import Callback, fit
 from pyneuro.kernels import Backend, Reference, current_backend, make_backend
 from pyneuro.metrics import accuracy, confusion_matrix
 from pyneuro.nn import functional as F
+from pyneuro.training import Callback, fit
 
 if TYPE_CHECKING:
     import argparse

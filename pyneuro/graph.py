@@ -198,7 +198,7 @@ def leaves(outputs: Iterable[Any]) -> list[Any]:
 def whole(output: Any) -> bool:
     """Whether a graph leads from it, and nothing of that has been freed."""
     edge = _edge(output)
-    return type(edge) is Node and all([node.kept is not None for node in _reachable([edge])])
+    return type(edge) is Node and all(node.kept is not None for node in _reachable([edge]))
 
 
 class _Flow:

@@ -372,7 +372,8 @@ class Plan:
         tensors = {id(t): t for s in modules for t in s.tensors} | {id(p): p for s in steps for p in s.active}
         tensors |= {id(t): t for s in steps for p in s.active for t in s.optimizer.state[p].values() if isinstance(t, Tensor)}
         tensors |= {id(t): t for t in recorder.surroundings.tensors}
-        packs = self._prepack(list(tensors.values())) if options.prepack and gradients is None and type(self.backend) is Native else []
+        prepacks = options.prepack and gradients is None and type(self.backend) is Native
+        packs = self._prepack(list(tensors.values())) if prepacks else []
         self.places, self.arena_bytes = _placed(self.calls, recorder, {id(a.array) for a in aliases} | {
             id(root_of(g.array)) for g in self.kept}, self.root_number, split)
         if gradients is not None:
@@ -447,7 +448,9 @@ class Plan:
 
     def _as_output(self, g: Any) -> Any:
         """A gradient that lies in what is returned, which is new at each call."""
-        root = None if g is None else root_of(g.array)
+        if g is None:
+            return None
+        root = root_of(g.array)
         number = self.root_number.get(id(root), -1)
         if number < self.arguments:
             return None

@@ -48,12 +48,13 @@ class Items(NamedTuple):
 
     where: Any
     name: str
-    value: tuple | None
+    value: tuple
     owner: str
 
     @classmethod
     def of(cls, where: Any, most: int) -> "Items":
-        return cls(where, f"a {type(where).__name__}", cls.elements(where) if len(where) <= most else (len(where),), "what it names")
+        elements = cls.elements(where) if len(where) <= most else (len(where),)
+        return cls(where, f"a {type(where).__name__}", elements, "what it names")
 
     @staticmethod
     def elements(where: Any) -> tuple:

@@ -15,10 +15,10 @@ from cases import BACKENDS
 
 import pyneuro as pn
 from pyneuro import nn, optim
-from pyneuro.fit import Callback, CSVLogger, EarlyStopping, TerminateOnNaN, fit
 from pyneuro.metrics import accuracy
 from pyneuro.nn import functional as F
 from pyneuro.optim import lr_scheduler as schedule
+from pyneuro.training import Callback, CSVLogger, EarlyStopping, TerminateOnNaN, fit
 
 each_backend = pytest.mark.parametrize("on", BACKENDS, indirect=True)
 ROWS, FEATURES, CLASSES = 23, 5, 3
@@ -584,7 +584,7 @@ def test_it_trains_in_a_thread(data):
 def test_a_real_ctrl_c():
     code = """if True:
         import numpy as np, pyneuro as pn
-        from pyneuro.fit import Callback
+        from pyneuro.training import Callback
         pn.manual_seed(0)
         X, y = np.random.default_rng(0).normal(size=(512, 8)).astype("float32"), np.zeros(512, "int64")
         model = pn.nn.Linear(8, 2)

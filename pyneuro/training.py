@@ -218,6 +218,7 @@ class _Table:
 
     def rows_of(self, index: Tensor) -> Any:
         """The same of numbers in a tensor, by ops alone."""
+        assert self.table is not None
         return wrap(self.table)[index].reshape((len(index), *self.shape)).to(self.dtype)
 
 
