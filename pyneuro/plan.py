@@ -510,9 +510,9 @@ class Plan:
 
     def clone(self) -> "Plan":
         """The same plan with memory of its own, for another thread: see `Compiled.clone`."""
-        other = copy.copy(self)
-        other.replay = copy.copy(self.replay)
-        other.replay.busy, other.replay.free = False, [other._program()]
+        other = Plan.__new__(Plan)
+        vars(other).update(vars(self))
+        other.replay = self.replay.clone(other._program)
         return other
 
     def profile(self, repeats: int = 100) -> "Profile":
@@ -755,6 +755,20 @@ class Compiled:
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else Compiled(types.MethodType(self.fn, instance), *self.options)
 
+    def clone(self) -> "Compiled":
+        """The same function, with the same plans in memory of their own: for another thread."""
+        other = Compiled(self.fn, self.without)
+        other.plans = {key: [(plan.clone(), result) for plan, result in plans] for key, plans in self.plans.items()}
+        other.recordings = self.recordings
+        return other
+
+    def __deepcopy__(self, memo: dict) -> "Compiled":
+        return Compiled(copy.deepcopy(self.fn, memo), self.without)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{self.name} is compiled and cannot be pickled; pickle the function or module itself, "
+                        "and compile it again where it is used")
+
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; recorded, and run once, if there is none yet."""
         tensors: list[Any] = []
@@ -925,6 +939,12 @@ class CompiledModule(Module):
 
     def extra_repr(self) -> str:
         return "compiled"
+
+    def __deepcopy__(self, memo: dict) -> "CompiledModule":
+        return CompiledModule(copy.deepcopy(self.module, memo), self.compiled.without)
+
+    def __reduce__(self) -> Any:
+        return self.compiled.__reduce__()
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         return self.compiled.plan(*args, **kwargs)

@@ -123,6 +123,14 @@ class Replay:
         self.busy = False
         self._look_at_steps()
 
+    def clone(self, make: Any) -> "Replay":
+        """The same with memory of its own, by way of `make`."""
+        entries = [e for *_, e in (*self.entries, *self.cells)] + self.others
+        other = Replay(self.backend, self.arguments, entries, self.tensors, self.before, self.hooks, self.optimizers, self.outputs,
+                       self.results, self.after, self.versions, self.argument_versions, self.stop, self.gradients, make)
+        other.grad_mode, other.dtype = self.grad_mode, self.dtype
+        return other
+
     def _look_at_steps(self) -> None:
         self.steps = [(step.marks, step.lists, step) for step in self.optimizers]
 
