@@ -377,7 +377,7 @@ class Plan:
         self.places, self.arena_bytes = _placed(self.calls, recorder, {id(a.array) for a in aliases} | {
             id(root_of(g.array)) for g in self.kept}, self.root_number, split)
         if gradients is not None:
-            gradients.watch(self.calls[split:], args, aliases, tensors.values())
+            gradients.watch(self.calls[split:], [a.array for a in aliases] + results, tensors.values())
         self.replay = Replay(
             backend=self.backend,
             arguments=[(a.array, bool(t.needs_grad), _first(args, t)) for t, a in zip(args, aliases)],
@@ -606,17 +606,18 @@ class _Gradients:
 
     def __init__(self, leaves: list[Any], given: list[np.ndarray], results: list[list[Any]], ranges: list[tuple[int, int]]) -> None:
         self.leaves, self.given, self.results, self.ranges = leaves, given, results, ranges
-        self.read: list[Any] = []                              # storages, and numbers of arguments
+        self.read: list[Any] = []                              # storages, and numbers of arguments and results
 
-    def watch(self, calls: list[Call], args: list, aliases: list, tensors: Any) -> None:
-        """Find what was there before and is read on the way back, and so must not be written until then."""
+    def watch(self, calls: list[Call], bound: list[np.ndarray], tensors: Any) -> None:
+        """Find what others can write and is read on the way back, and so must not be written until then."""
         read = {id(root_of(b)) for call in calls for b in call.bufs}
-        self.read = [i for i, a in enumerate(aliases) if id(a.array) in read]
+        self.read = [i for i, a in enumerate(bound) if id(a) in read]
         self.read += [t.storage for t in tensors if id(root_of(t.array)) in read]
 
-    def node(self, replay: Any, lease: Lease, number: int, out: Any, args: Any) -> Any:
+    def node(self, replay: Any, lease: Lease, number: int, out: Any, args: Any, made: list) -> Any:
         leaves = tuple([args[leaf] if type(leaf) is int else leaf for leaf in self.leaves])
-        storages = [out.storage, *[args[s].storage if type(s) is int else s for s in self.read]]
+        bound = [*args, *made]
+        storages = [out.storage, *[bound[s].storage if type(s) is int else s for s in self.read]]
         return graph.record(self, leaves, (replay.make.__self__, number), out, (lease, storages, [s.version for s in storages]))
 
     def backward(self, node: Any, g: Any) -> tuple:
@@ -939,6 +940,12 @@ class CompiledModule(Module):
 
     def extra_repr(self) -> str:
         return "compiled"
+
+    def clone(self) -> "CompiledModule":
+        """The same module, with the same plans in memory of their own: for another thread."""
+        other = CompiledModule(self.module, self.compiled.without)
+        object.__setattr__(other, "compiled", self.compiled.clone())
+        return other
 
     def __deepcopy__(self, memo: dict) -> "CompiledModule":
         return CompiledModule(copy.deepcopy(self.module, memo), self.compiled.without)

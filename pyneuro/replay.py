@@ -286,7 +286,7 @@ class Replay:
             t = fresh(root.array if array is None else alias_at(root.array, array, offset))
         t.storage = root.storage
         if differentiable >= 0:
-            t.node = self.gradients.node(self, lease, differentiable, t, args)
+            t.node = self.gradients.node(self, lease, differentiable, t, args, made)
             t.needs_grad = True
         return t
 

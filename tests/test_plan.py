@@ -1906,8 +1906,8 @@ def program(steps):
 
 
 @each_backend
-@hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
-@hypothesis.given(steps=st.lists(step_of, min_size=1, max_size=14), needs=st.booleans(), dtype=st.sampled_from(["float32", "float64"]),
+@hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(steps=st.lists(step_of, min_size=1, max_size=9), needs=st.booleans(), dtype=st.sampled_from(["float32", "float64"]),
        seed=st.integers(0, 3))
 def test_random_programs(on, steps, needs, dtype, seed):
     def arguments(k):
@@ -1925,6 +1925,9 @@ def test_random_programs(on, steps, needs, dtype, seed):
         try:
             got = outcome(compiled, *two)
         except NotRecordable:
+            return
+        if isinstance(want, type):                            # an error, after which a recording leaves all as it was
+            assert got is want
             return
         assert bits((got, two)) == bits((want, one))
         if isinstance(got, tuple) and got[0].requires_grad and want[0].requires_grad:
