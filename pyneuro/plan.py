@@ -692,6 +692,7 @@ class Compiled:
         self.name = getattr(fn, "__qualname__", type(fn).__name__)
         self.plans: dict[Any, list[tuple[Plan, Any]]] = {}
         self.recordings = 0
+        self.attribute: str | None = None                      # the method of a class that it is
         self.last: Any = None                                  # the replay that was right for the last call, and its result
         self.__name__, self.__doc__, self.__wrapped__ = getattr(fn, "__name__", self.name), fn.__doc__, fn
         if isinstance(fn, (types.FunctionType, types.MethodType)) and (names := assigned(fn)):
@@ -754,17 +755,28 @@ class Compiled:
         self.last = (plan.replay, result) if quick else None
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return self if instance is None else Compiled(types.MethodType(self.fn, instance), *self.options)
+        if instance is None:
+            return self
+        bound = Compiled(types.MethodType(self.fn, instance), *self.options)
+        if self.attribute is not None and hasattr(instance, "__dict__"):
+            vars(instance)[self.attribute] = bound             # found before this method is, from now on
+        return bound
+
+    def __set_name__(self, owner: Any, name: str) -> None:
+        self.attribute = name
 
     def clone(self) -> "Compiled":
         """The same function, with the same plans in memory of their own: for another thread."""
-        other = Compiled(self.fn, self.without)
+        other = self._like(self.fn)
         other.plans = {key: [(plan.clone(), result) for plan, result in plans] for key, plans in self.plans.items()}
         other.recordings = self.recordings
         return other
 
     def __deepcopy__(self, memo: dict) -> "Compiled":
-        return Compiled(copy.deepcopy(self.fn, memo), self.without)
+        return self._like(copy.deepcopy(self.fn, memo))
+
+    def _like(self, fn: Callable) -> "Compiled":
+        return Compiled(fn, self.options.without, self.options.prepack, self.also)
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{self.name} is compiled and cannot be pickled; pickle the function or module itself, "
@@ -943,12 +955,12 @@ class CompiledModule(Module):
 
     def clone(self) -> "CompiledModule":
         """The same module, with the same plans in memory of their own: for another thread."""
-        other = CompiledModule(self.module, self.compiled.without)
+        other = CompiledModule(self.module)
         object.__setattr__(other, "compiled", self.compiled.clone())
         return other
 
     def __deepcopy__(self, memo: dict) -> "CompiledModule":
-        return CompiledModule(copy.deepcopy(self.module, memo), self.compiled.without)
+        return CompiledModule(copy.deepcopy(self.module, memo), *self.compiled.options)
 
     def __reduce__(self) -> Any:
         return self.compiled.__reduce__()

@@ -127,7 +127,7 @@ class Replay:
         """The same with memory of its own, by way of `make`."""
         entries = [e for *_, e in (*self.entries, *self.cells)] + self.others
         other = Replay(self.backend, self.arguments, entries, self.tensors, self.before, self.hooks, self.optimizers, self.outputs,
-                       self.results, self.after, self.versions, self.argument_versions, self.stop, self.gradients, make)
+                       self.results, self.after, self.packs, self.versions, self.argument_versions, self.stop, self.gradients, make)
         other.grad_mode, other.dtype = self.grad_mode, self.dtype
         return other
 
