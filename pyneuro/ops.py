@@ -421,6 +421,10 @@ def _take(x: Array, index: Array) -> Array:
     return y
 
 
+def _take_row_of(x: Array, index: Array, padding: int, by_count: bool) -> Array:
+    return _take(x, index)
+
+
 def _scatter(kernel: str) -> Callable:
     def forward(g: Array, index: Array, shape: Shape) -> Array:
         x = filled(shape, g.dtype, 0.0)
@@ -437,6 +441,23 @@ def _rows(rng: Any, n: int) -> tuple[Array, Array]:
 
 Op("take", "rows x[index]", _take, lambda node, g: (g._op("take_grad", *node.saved(g), attrs=(node.shapes[0],)), None),
    lambda rng, n: (_rows(rng, n), ()), saves=(1,), kind="index")
+def _embedding_grad(node: Any, g: Any) -> tuple:
+    index, = node.saved(g)
+    shape, (padding, by_count) = node.shapes[0], node.attrs
+    dx = g._op("take_grad", index, attrs=(shape,))
+    factor = filled((shape[0], 1), g.dtype, 1.0)
+    if by_count:
+        once, times = filled((index.numel(), 1), g.dtype, 1.0), filled(factor.shape, g.dtype, 0.0)
+        run("scatter_add", (times, reshaped(index.array, (index.numel(),)), once))
+        run("maximum", (times, factor, times))
+        run("div", (factor, times, factor))
+    if padding >= 0:
+        run("fill", (factor[padding:padding + 1],), (0.0,))
+    return dx * g._wrap(factor), None
+
+
+Op("embedding", "rows x[index]; gradients of one row left out, or divided by how often a row is taken", _take_row_of,
+   _embedding_grad, lambda rng, n: (_rows(rng, n), (-1, False)), saves=(1,), kind="index")
 Op("take_grad", "zeros, plus each row of g at its index", _scatter("scatter_add"),
    lambda node, g: (g._op("take", *node.saved(g)), None),
    lambda rng, n: ((rng.normal(size=(n, 3)), rng.integers(0, n, n)), ((n, 3),)), saves=(1,), kind="grad", sums=lambda g, *_: len(g))

@@ -3,15 +3,37 @@
 
 from . import activations, functional, init, losses, utils
 from .activations import *  # noqa: F403  the classes are made from the op table
-from .layers import Dense, Dropout, Flatten, Linear, LogSoftmax, Softmax
+from .containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
+from .layers import (
+    AlphaDropout,
+    Bilinear,
+    CosineSimilarity,
+    Dense,
+    Dropout,
+    Dropout1d,
+    Embedding,
+    FeatureAlphaDropout,
+    Flatten,
+    Linear,
+    LogSoftmax,
+    PairwiseDistance,
+    Softmax,
+    Unflatten,
+)
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
-from .module import Module, Parameter, Sequential
+from .module import Module, Parameter
 
 __all__ = [
+    "AlphaDropout",
     "BCEWithLogitsLoss",
+    "Bilinear",
+    "CosineSimilarity",
     "CrossEntropyLoss",
     "Dense",
     "Dropout",
+    "Dropout1d",
+    "Embedding",
+    "FeatureAlphaDropout",
     "Flatten",
     "HuberLoss",
     "L1Loss",
@@ -19,10 +41,16 @@ __all__ = [
     "LogSoftmax",
     "MSELoss",
     "Module",
+    "ModuleDict",
+    "ModuleList",
     "NLLLoss",
+    "PairwiseDistance",
     "Parameter",
+    "ParameterDict",
+    "ParameterList",
     "Sequential",
     "Softmax",
+    "Unflatten",
     "functional",
     "init",
     "utils",

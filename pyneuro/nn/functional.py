@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Layers, activations and losses as functions, with torch's names and arguments. Activations come from the op table."""
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from .. import random
-from ..kernels import DtypeError, ShapeError
+from ..autograd import no_grad
+from ..kernels import DtypeError, ShapeError, run
 from ..ops import OPS, Op, broadcast_shape, promote_types
 from ..tensor import Tensor, apply, as_tensor, matmul, wrap
 
 _INT64 = np.dtype(np.int64)
+_SELU_LIMIT = 1.7580993408473766            # -selu(-inf)
 REDUCTIONS = ("none", "mean", "sum")
 _NO_BIAS = {np.dtype(t): wrap(np.broadcast_to(np.array(-0.0, t), 1)) for t in ("float32", "float64")}  # x + -0.0 is x
 
@@ -66,6 +69,126 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
         return input
     y = input._float("dropout")._op("dropout", attrs=(float(p), random.default_generator.next_key()))
     return input._overwrite(y) if inplace else y
+
+
+def _mask(input: Tensor, shape: tuple[int, ...], p: float, name: str) -> Tensor:
+    """0 with probability p and 1 / (1 - p) otherwise, for every element of shape."""
+    return input._float(name)._full(shape, 1.0)._op("dropout", attrs=(float(p), random.default_generator.next_key()))
+
+
+def _channels(input: Tensor, name: str, ranks: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a mask with one element for each channel: input is [N, C, ...], or [C, ...] where rank allows it."""
+    if input.ndim not in ranks:
+        raise ShapeError(f"{name} takes a tensor of {' or '.join(map(str, ranks))} axes, given {list(input.shape)}")
+    lead = 2 if input.ndim == ranks[-1] else 1
+    return input.shape[:lead] + (1,) * (input.ndim - lead)
+
+
+def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout of whole channels: input [N, C, L] or [C, L]."""
+    return _dropped(input, p, training, inplace, "dropout1d", False, _channels(input, "dropout1d", (2, 3)))
+
+
+def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """Elements set to selu's lower limit with probability p, then scaled and shifted so that mean 0 and variance 1 are kept."""
+    return _dropped(input, p, training, inplace, "alpha_dropout", True, input.shape)
+
+
+def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """alpha_dropout of whole channels: input [N, C, ...]."""
+    if input.ndim < 2:
+        raise ShapeError(f"feature_alpha_dropout takes a tensor of at least 2 axes, given {list(input.shape)}")
+    return _dropped(input, p, training, inplace, "feature_alpha_dropout", True, input.shape[:2] + (1,) * (input.ndim - 2))
+
+
+def _dropped(input: Tensor, p: float, training: bool, inplace: bool, name: str, alpha: bool, shape: tuple[int, ...]) -> Tensor:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name} takes a probability between 0 and 1, got {p}")
+    if not training or p == 0:
+        return input
+    mask = _mask(input, shape, p, name)
+    if alpha and p < 1:
+        scale = 1 / math.sqrt((_SELU_LIMIT**2 * p + 1) * (1 - p))
+        kept = mask * (1 - p)
+        y = input * (kept * scale) + (kept - 1 + p) * (_SELU_LIMIT * scale)
+    else:
+        y = input * mask
+    return input._overwrite(y) if inplace else y
+
+
+def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None,
+              norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False) -> Tensor:
+    """Rows of weight [rows, width] by number: the shape of input, and width.
+
+    padding_idx: the row that gets no gradient. max_norm: rows that are looked up and longer by the norm_type norm are
+    shortened in place. scale_grad_by_freq: a row's gradient is divided by how often it was looked up.
+    Raises IndexError for a number out of range, DtypeError, ShapeError, ValueError.
+    """
+    if sparse:
+        raise ValueError("embedding gives dense gradients only: use sparse=False, the numbers are the same")
+    if not isinstance(input, Tensor) or input.dtype.kind not in "iu":
+        given = input.dtype if isinstance(input, Tensor) else type(input).__name__
+        raise DtypeError(f"embedding takes a tensor of integers, not {given}; convert it with .to(int64)")
+    weight._float("embedding")
+    if weight.ndim != 2:
+        raise ShapeError(f"embedding takes a weight of 2 axes, rows and width, given {list(weight.shape)}")
+    rows = len(weight)
+    if padding_idx is not None and not -rows <= padding_idx < rows:
+        raise ValueError(f"padding_idx must be within the {rows} rows, got {padding_idx}")
+    index = input if input.array.dtype == _INT64 else input.to(_INT64)
+    if max_norm is not None:
+        _shorten(weight, index, float(max_norm), float(norm_type))
+    if padding_idx is None and not scale_grad_by_freq:
+        return weight._op("take", index)
+    return weight._op("embedding", index, attrs=(-1 if padding_idx is None else padding_idx % rows, bool(scale_grad_by_freq)))
+
+
+def _shorten(weight: Tensor, index: Tensor, max_norm: float, norm_type: float) -> None:
+    """Rows longer than max_norm made as long, in place; equal numbers write equal rows."""
+    flat = index.reshape((index.numel(),))
+    with no_grad():
+        rows = weight.detach()._op("take", flat)
+        norm = rows.norm(norm_type, 1, keepdim=True)
+        shorter = (rows * (max_norm / (norm + 1e-7))).where(norm > max_norm, rows)
+    run("put", weight.array, flat.array, shorter.array)
+    weight.storage.version += 1
+
+
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y_o = x1 W_o x2 + b_o for input1 [..., in1], input2 [..., in2], weight [out, in1, in2], bias [out]."""
+    if input1.ndim == 0 or input1.shape[:-1] != input2.shape[:-1] or weight.ndim != 3 or (
+            (input1.shape[-1], input2.shape[-1]) != weight.shape[1:]):
+        raise ShapeError(f"bilinear takes inputs [..., in1] and [..., in2] and weight [out, in1, in2]; "
+                         f"given {list(input1.shape)}, {list(input2.shape)} and {list(weight.shape)}")
+    out, in1, in2 = weight.shape
+    if bias is not None and bias.shape != (out,):
+        raise ShapeError(f"bilinear: bias must be {out} numbers, given {list(bias.shape)}")
+    many = math.prod(input1.shape[:-1])
+    left = matmul(input1.reshape((many, in1)), weight.permute((1, 0, 2)).reshape((in1, out * in2)))
+    y = matmul(left.reshape((many, out, in2)), input2.reshape((many, in2, 1))).reshape((*input1.shape[:-1], out))
+    return y if bias is None else y + bias
+
+
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """x1 x2 / (max(|x1|, eps) max(|x2|, eps)) along dim; the gradient is that of the norms, also where eps is larger."""
+    shape = broadcast_shape(x1.shape, x2.shape)
+    y = []
+    for x in (x1.expand(shape), x2.expand(shape)):
+        norm = x.norm(2.0, dim, keepdim=True)
+        y.append(x / (norm + (eps - norm.detach()).clamp(min=0.0)))
+    return (y[0] * y[1]).sum(dim)
+
+
+def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
+    """x / max(its norm along dim, eps)."""
+    if out is not None:
+        raise ValueError("normalize writes into no given tensor: leave out= away")
+    return input / input.norm(p, dim, keepdim=True).clamp(min=eps)
+
+
+def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    """The norm of x1 - x2 + eps along the last axis."""
+    return (x1 - x2 + eps).norm(p, -1, keepdim=keepdim)
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:

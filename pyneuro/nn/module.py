@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ..kernels import DtypeError, ShapeError, watcher, watchers
-from ..tensor import Tensor, _Handle, as_dtype, as_tensor, zeros
+from ..tensor import Tensor, _Handle, _names_device, as_dtype, as_tensor, zeros
 
 
 class Parameter(Tensor):
@@ -37,6 +37,11 @@ class LoadResult(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return f"LoadResult(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
 class Module:
@@ -115,6 +120,7 @@ class Module:
         for table in (self._parameters, self._buffers, self._modules):
             if name in table:
                 del table[name]
+                self._transient.discard(name)
                 return
         super().__delattr__(name)
 
@@ -125,6 +131,8 @@ class Module:
         self._check_name(name)
         if param is not None and not isinstance(param, Parameter):
             raise TypeError(f"parameter {name!r} must be a Parameter or None, not {type(param).__name__}")
+        if param is not None and param.grad_fn is not None:
+            raise ValueError(f"parameter {name!r} must be a leaf; this one was made by an operation: detach() it first")
         self._parameters[name] = param
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
@@ -216,6 +224,25 @@ class Module:
             raise AttributeError(f"{type(owner).__name__} has no parameter {name!r}")
         return owner._parameters[name]
 
+    def get_buffer(self, target: str) -> Tensor:
+        path, _, name = target.rpartition(".")
+        owner = self.get_submodule(path)
+        if owner._buffers.get(name) is None:
+            raise AttributeError(f"{type(owner).__name__} has no buffer {name!r}")
+        return owner._buffers[name]
+
+    def set_submodule(self, target: str, module: "Module", strict: bool = False) -> None:
+        """module in the place of another one; strict: only where there is one."""
+        if not target:
+            raise ValueError("set_submodule takes the name of a submodule, not an empty one")
+        if not isinstance(module, Module):
+            raise ValueError(f"set_submodule takes a Module, got {type(module).__name__}")
+        path, _, name = target.rpartition(".")
+        owner = self.get_submodule(path)
+        if strict and name not in owner._modules:
+            raise AttributeError(f"{type(owner).__name__} has no submodule {name!r}")
+        owner.add_module(name, module)
+
     # State
 
     def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> "OrderedDict[str, Tensor]":
@@ -238,17 +265,17 @@ class Module:
         missing, unexpected = [k for k in own if k not in state_dict], [k for k in state_dict if k not in own]
         new = {k: as_tensor(state_dict[k]) for k in own if k in state_dict}
         wrong = [
-            f"{k} is {list(v.shape)} here and {list(own[k].shape)} in the module"
+            f"size mismatch for {k}: the shape in the state_dict is {list(v.shape)}, in the module {list(own[k].shape)}."
             for k, v in new.items()
             if v.shape != own[k].shape
         ]
-        problems = (
-            ([f"missing: {', '.join(missing)}"] if missing and strict else [])
-            + ([f"unexpected: {', '.join(unexpected)}"] if unexpected and strict else [])
-            + wrong
-        )
+        problems = wrong
+        for what, keys in (("Unexpected", unexpected), ("Missing", missing)) if strict else ():
+            if keys:
+                quoted = ", ".join([f'"{key}"' for key in keys])
+                problems = [f"{what} key(s) in state_dict: {quoted}.", *problems]
         if problems:
-            raise ShapeError(f"state_dict does not fit {type(self).__name__}: {'; '.join(problems)}")
+            raise ShapeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(problems))
         for key, value in new.items():
             target = own[key]
             if assign:
@@ -267,8 +294,9 @@ class Module:
     def train(self, mode: bool = True) -> Any:
         if not isinstance(mode, bool):
             raise ValueError(f"train() takes True or False, got {mode!r}")
-        for module in self.modules():
-            module.training = mode
+        self.training = mode
+        for module in self.children():
+            module.train(mode)
         return self
 
     def eval(self) -> Any:
@@ -296,9 +324,7 @@ class Module:
     def to(self, *args: Any, dtype: Any = None, device: Any = None, **_: Any) -> Any:
         """Convert floating point parameters and buffers to a dtype, in place; the only device is the CPU."""
         probe = zeros(0).to(*args, dtype=dtype, device=device)
-        asked = dtype is not None or any(
-            not isinstance(a, (str, type(probe.device))) or a in ("float32", "float64") for a in args
-        )
+        asked = dtype is not None or any(not (a is None or isinstance(a, bool) or _names_device(a)) for a in args)
         if asked and not probe.is_floating_point():
             raise DtypeError(f"modules hold float32 or float64 parameters, not {probe.dtype}")
         if asked:
@@ -317,8 +343,17 @@ class Module:
     def double(self) -> Any:
         return self.to("float64")
 
+    def half(self) -> Any:
+        return self.to("float16")
+
+    def type(self, dst_type: Any) -> Any:
+        return self.to(dst_type)
+
     def cpu(self) -> Any:
         return self
+
+    def cuda(self, device: Any = "cuda") -> Any:
+        return self.to(device="cuda")
 
     def register_forward_hook(self, hook: Callable) -> Any:
         """hook(module, args, output) after forward; what it returns, if anything, replaces the output."""
@@ -331,48 +366,15 @@ class Module:
     def extra_repr(self) -> str:
         return ""
 
+    def _get_name(self) -> str:
+        return type(self).__name__
+
     def __repr__(self) -> str:
+        own = self.extra_repr().split("\n") if self.extra_repr() else []
         children = [f"({name}): " + repr(m).replace("\n", "\n  ") for name, m in self._modules.items()]
-        if not children:
-            return f"{type(self).__name__}({self.extra_repr()})"
-        lines = ([self.extra_repr()] if self.extra_repr() else []) + children
-        return f"{type(self).__name__}(\n  " + "\n  ".join(lines) + "\n)"
+        if not children and len(own) < 2:
+            return f"{self._get_name()}({''.join(own)})"
+        return f"{self._get_name()}(\n  " + "\n  ".join(own + children) + "\n)"
 
 
-class Sequential(Module):
-    """Modules one after another: Sequential(a, b, ...) or Sequential(OrderedDict(name=a, ...))."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__()
-        named = (
-            args[0].items()
-            if len(args) == 1 and isinstance(args[0], dict)
-            else ((str(i), m) for i, m in enumerate(args))
-        )
-        for name, module in named:
-            if not isinstance(module, Module):
-                raise TypeError(f"Sequential takes modules, got {type(module).__name__} at {name}")
-            self.add_module(name, module)
-
-    def forward(self, input: Any) -> Any:
-        for module in self._modules.values():
-            input = module(input)
-        return input
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self._modules.values())
-
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return type(self)(OrderedDict(list(self._modules.items())[index]))
-        return list(self._modules.values())[index]
-
-    def append(self, module: Module) -> "Sequential":
-        self.add_module(str(len(self)), module)
-        return self
-
-
-__all__ = ["Module", "Parameter", "Sequential"]
+__all__ = ["Module", "Parameter"]

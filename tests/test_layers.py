@@ -1,0 +1,403 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Layers against torch's, live: value, gradient of inputs and parameters, the gradient's gradient, state, text, errors."""
+
+import inspect
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from cases import BACKENDS, FLOATS, random
+
+import pyneuro as pn
+import pyneuro.nn.functional as F
+from pyneuro import nn
+
+
+@dataclass(frozen=True)
+class Case:
+    """A module with its options and the shapes of its inputs; an integer and a shape are numbers below it."""
+
+    module: str
+    options: dict = field(default_factory=dict)
+    inputs: tuple = ()
+
+    def __str__(self):
+        words = ",".join(f"{k}={v}" for k, v in self.options.items())
+        return f"{self.module}({words}) " + " ".join(str(list(s) if type(s[0]) is int else s) for s in self.inputs)
+
+    def arrays(self, dtype):
+        rng = random(str(self))
+        for shape in self.inputs:
+            if shape and type(shape[-1]) is tuple:
+                yield rng.integers(0, shape[0], shape[-1])
+            else:
+                yield rng.normal(0.3, 1.5, shape).astype(dtype)
+
+    def module_of(self, t, dtype):
+        module = getattr(t.nn, self.module)(**self.options)
+        module = module.float() if dtype == np.float32 else module.double()
+        for name, p in module.named_parameters():
+            p.data = t.tensor(random(name).normal(size=tuple(p.shape)).astype(dtype))
+        return module
+
+    def run(self, t, dtype):
+        """Everything that can be compared, by name."""
+        module, found = self.module_of(t, dtype), {}
+        xs = [t.tensor(a) for a in self.arrays(dtype)]
+        for x in xs:
+            x.requires_grad_(x.is_floating_point())
+        of = [x for x in [*xs, *module.parameters()] if x.requires_grad]
+        for mode in (True, False):
+            module.train(mode)
+            y = module(*xs)
+            y = y if type(y) is tuple else (y,)
+            flat = [part for whole in y for part in (whole if type(whole) is tuple else (whole,))]
+            found |= {f"{mode} y{i}": part for i, part in enumerate(flat)}
+            weights = [t.tensor(random("out", i).uniform(0.5, 1, tuple(p.shape)).astype(dtype)) for i, p in enumerate(flat)]
+            z = sum((part * w).sum() for part, w in zip(flat, weights))
+            plain = t.autograd.grad(z, of, retain_graph=True, allow_unused=True)
+            first = t.autograd.grad(z, of, create_graph=True, allow_unused=True)
+            used = [g for g in first if g is not None]
+            more = [t.tensor(random("in", i).uniform(0.5, 1, tuple(g.shape)).astype(dtype)) for i, g in enumerate(used)]
+            z = sum((g * w).sum() for g, w in zip(used, more))
+            second = t.autograd.grad(z, of, allow_unused=True) if z.requires_grad else []
+            for kind, grads in (("plain", plain), ("first", first), ("second", second)):
+                found |= {f"{mode} {kind}{i}": g for i, g in enumerate(grads) if g is not None}
+        found |= {f"state {k}": v for k, v in module.state_dict().items()}
+        return {k: v.numpy(force=True) for k, v in found.items()}
+
+
+def cases(module, *inputs, **options):
+    """One for each of some options, given as lists."""
+    rows = [{}]
+    for name, values in options.items():
+        rows = [row | {name: v} for row in rows for v in values]
+    return [Case(module, row, inputs) for row in rows]
+
+
+CASES = [
+    *cases("Bilinear", (5, 3), (5, 4), in1_features=[3], in2_features=[4], out_features=[2], bias=[True, False]),
+    *cases("Bilinear", (2, 3, 3), (2, 3, 4), in1_features=[3], in2_features=[4], out_features=[5]),
+    *cases("Bilinear", (3,), (4,), in1_features=[3], in2_features=[4], out_features=[5]),
+    *cases("Embedding", (6, (4, 3)), num_embeddings=[6], embedding_dim=[5], padding_idx=[None, 2, -1],
+           max_norm=[None, 1.0], scale_grad_by_freq=[False, True]),
+    *cases("Embedding", (6, ()), num_embeddings=[6], embedding_dim=[5], max_norm=[1.5], norm_type=[1.0]),
+    *cases("CosineSimilarity", (4, 3), (4, 3), dim=[1, 0, -1]),
+    *cases("CosineSimilarity", (4, 3, 2), (3, 2), eps=[1e-8, 2.0]),
+    *cases("PairwiseDistance", (4, 3), (4, 3), p=[2.0, 1.0, 3.0], keepdim=[False, True]),
+    *cases("Unflatten", (3, 6, 2), dim=[1, -2], unflattened_size=[(2, 3), (-1, 2), (6,)]),
+    *cases("Dropout1d", (3, 4, 2), p=[0.0, 1.0]),
+    *cases("AlphaDropout", (3, 4, 2), p=[0.0, 1.0]),
+    *cases("FeatureAlphaDropout", (3, 4, 2), p=[0.0, 1.0]),
+]
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@each_case
+@pytest.mark.parametrize("dtype", FLOATS, ids=["float32", "float64"])
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_numbers_are_torchs(case, dtype, on, torch):
+    mine, theirs = case.run(pn, dtype), case.run(torch, dtype)
+    assert mine.keys() == theirs.keys()
+    rtol, atol = (1e-10, 1e-11) if dtype == np.float64 else (2e-4, 2e-5)
+    for name, value in theirs.items():
+        assert (mine[name].shape, mine[name].dtype) == (value.shape, value.dtype), name
+        np.testing.assert_allclose(mine[name], value, rtol=rtol, atol=atol, err_msg=name)
+
+
+@each_case
+def test_modules_print_as_torchs(case, torch):
+    assert repr(case.module_of(pn, np.float32)) == repr(case.module_of(torch, np.float32))
+
+
+@pytest.mark.parametrize("name", ["bilinear", "cosine_similarity", "linear", "pairwise_distance"])
+def test_functions_that_torch_has_in_c_take_the_same(name, torch):
+    """Their parameters are on the first line of the text; the others are test_torch.py's affair."""
+    line = re.search(r"\((.*?)\)", getattr(torch.nn.functional, name).__doc__).group(1)
+    names = [word.partition("=")[0].strip() for word in line.split(",")]
+    assert list(inspect.signature(getattr(F, name)).parameters) == [n for n in names if n != "*"]
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+INDEX = pn.tensor([1, 2])
+BAD = {
+    "embedding: floats": (lambda: F.embedding(pn.ones(2), pn.ones(3, 2)), TypeError, "integers"),
+    "embedding: out of range": (lambda: F.embedding(pn.tensor([3]), pn.ones(3, 2)), IndexError, "3"),
+    "embedding: negative": (lambda: F.embedding(pn.tensor([-1]), pn.ones(3, 2)), IndexError, "-1"),
+    "embedding: padding": (lambda: F.embedding(INDEX, pn.ones(3, 2), padding_idx=3), ValueError, "3 rows, got 3"),
+    "embedding: weight": (lambda: F.embedding(INDEX, pn.ones(3)), ValueError, "2 axes"),
+    "embedding: sparse": (lambda: F.embedding(INDEX, pn.ones(3, 2), sparse=True), ValueError, "sparse=False"),
+    "Embedding: sparse": (lambda: nn.Embedding(3, 2, sparse=True), ValueError, "sparse=False"),
+    "Embedding: padding": (lambda: nn.Embedding(3, 2, padding_idx=-4), ValueError, "3 rows, got -4"),
+    "Embedding: weight": (lambda: nn.Embedding(3, 2, _weight=pn.ones(2, 3)), ValueError, "3 rows of 2"),
+    "from_pretrained": (lambda: nn.Embedding.from_pretrained(pn.ones(3)), ValueError, "2 axes"),
+    "bilinear: features": (lambda: nn.Bilinear(2, 3, 4)(pn.ones(5, 3), pn.ones(5, 3)), RuntimeError, r"\[5, 3\]"),
+    "bilinear: rows": (lambda: nn.Bilinear(2, 3, 4)(pn.ones(5, 2), pn.ones(4, 3)), RuntimeError, r"\[4, 3\]"),
+    "bilinear: bias": (lambda: F.bilinear(pn.ones(1, 2), pn.ones(1, 3), pn.ones(4, 2, 3), pn.ones(3)), ValueError, "4 numbers"),
+    "Bilinear: none": (lambda: nn.Bilinear(0, 3, 4), ValueError, "positive"),
+    "Unflatten: size": (lambda: nn.Unflatten(1, (2, 2))(pn.ones(3, 5)), RuntimeError, r"\[2, 2\] of axis 1"),
+    "Unflatten: axis": (lambda: nn.Unflatten(3, (2, 2))(pn.ones(3, 4)), IndexError, "3"),
+    "Unflatten: name": (lambda: nn.Unflatten("n", (2, 2)), TypeError, "integer"),
+    "Unflatten: no tuple": (lambda: nn.Unflatten(1, 4), TypeError, "tuple"),
+    "alpha_dropout: p": (lambda: F.alpha_dropout(pn.ones(2), 1.5), ValueError, "between 0 and 1, got 1.5"),
+    "dropout1d: axes": (lambda: F.dropout1d(pn.ones(2)), RuntimeError, r"2 or 3 axes, given \[2\]"),
+    "feature_alpha_dropout: axes": (lambda: F.feature_alpha_dropout(pn.ones(2)), RuntimeError, "at least 2"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_layers_refuse(name):
+    act, error, words = BAD[name]
+    with pytest.raises(error, match=words):
+        act()
+
+
+# ------------------------------------------------------------------------------------------------ what is drawn at random
+
+
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+@pytest.mark.parametrize(("name", "shape"), [("alpha_dropout", (1000, 100)), ("feature_alpha_dropout", (1000, 100, 2))])
+def test_alpha_dropout_keeps_mean_and_variance(name, shape, on):
+    pn.manual_seed(3)
+    x = pn.from_numpy(random(name).normal(size=shape).astype(np.float32)).requires_grad_()
+    y = getattr(F, name)(x, 0.3, True)
+    out = y.detach().numpy()
+    assert abs(out.mean()) < 0.02 and abs(out.std() - 1) < 0.02
+    y.sum().backward()
+    dropped = x.grad.numpy() == 0
+    assert abs(dropped.mean() - 0.3) < 0.01
+    assert len(np.unique(out[dropped])) == 1 and len(np.unique(x.grad.numpy()[~dropped])) == 1
+    if len(shape) == 3:
+        assert np.array_equal(dropped[..., 0], dropped[..., 1])
+
+
+def test_channels_are_dropped_whole():
+    x = pn.ones(50, 40, 3)
+    y = F.dropout1d(x, 0.4).numpy()
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.6)} and (y == y[..., :1]).all()
+    assert abs((y == 0).mean() - 0.4) < 0.05
+    one = F.dropout1d(x[0], 0.4).numpy()
+    assert one.shape == (40, 3) and (one == one[:, :1]).all()
+    assert F.dropout1d(x, 0.4, inplace=True) is x and (x.numpy() == 0).any()
+
+
+# ------------------------------------------------------------------------------------------------------------ embeddings
+
+
+def test_embeddings_start_normal_and_their_padding_at_zero():
+    e = nn.Embedding(400, 100, padding_idx=3)
+    w = e.weight.detach().numpy()
+    assert not w[3].any() and abs(np.delete(w, 3, 0).std() - 1) < 0.02
+    again = nn.Embedding.from_pretrained(e.weight.detach(), padding_idx=3)
+    assert not again.weight.requires_grad and np.shares_memory(again.weight.numpy(), w)
+    assert nn.Embedding.from_pretrained(e.weight.detach(), freeze=False).weight.requires_grad
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8"])
+def test_embeddings_take_any_integers(dtype):
+    e = nn.Embedding(5, 2)
+    assert pn.equal(e(pn.tensor([[4, 0]], dtype=dtype)), e.weight[pn.tensor([[4, 0]])])
+    assert e(pn.zeros(0, 3, dtype="int64")).shape == (0, 3, 2)
+
+
+# ------------------------------------------------------------------------------------------------------------- containers
+
+EDITS = {
+    "append": lambda s, n: s.append(n.Tanh()),
+    "extend": lambda s, n: s.extend([n.Tanh(), n.ReLU()]),
+    "extend itself": lambda s, n: s.extend(s[:2]),
+    "insert": lambda s, n: s.insert(1, n.Tanh()),
+    "insert first": lambda s, n: s.insert(0, n.Tanh()),
+    "set": lambda s, n: s.__setitem__(-1, n.Tanh()),
+    "delete": lambda s, n: s.__delitem__(1),
+    "delete a slice": lambda s, n: s.__delitem__(slice(0, 2)),
+    "pop": lambda s, n: s.pop(0),
+    "slice": lambda s, n: s[1:],
+    "slice backwards": lambda s, n: s[:-1],
+    "add": lambda s, n: s + type(s)(*([n.Tanh()] if isinstance(s, n.Sequential) else [[n.Tanh()]])),
+    "add in place": lambda s, n: s.__iadd__(type(s)(*([n.Tanh()] if isinstance(s, n.Sequential) else [[n.Tanh()]]))),
+    "repeat": lambda s, n: s * 2 if isinstance(s, n.Sequential) else None,
+    "repeat in place": lambda s, n: s.__imul__(3) if isinstance(s, n.Sequential) else None,
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("kind", ["Sequential", "ModuleList"])
+def test_lists_of_modules(kind, edit, torch):
+    seen = []
+    for n in (nn, torch.nn):
+        parts = [n.Linear(2, 3), n.ReLU(), n.Linear(3, 2)]
+        held = n.Sequential(*parts) if kind == "Sequential" else n.ModuleList(parts)
+        result = EDITS[edit](held, n)
+        seen.append([repr(held), list(held.state_dict()), repr(result) if isinstance(result, n.Module) else None,
+                     [name for name in dir(held) if name.isdigit()], len(held), repr(list(held))])
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("held", [nn.Sequential(nn.ReLU()), nn.ModuleList([nn.ReLU()])], ids=["Sequential", "ModuleList"])
+def test_what_lists_of_modules_refuse(held):
+    for act, error in [(lambda: held[1], IndexError), (lambda: held[-2], IndexError), (lambda: held["0"], TypeError),
+                       (lambda: held.append(1), TypeError), (lambda: held.insert(3, nn.ReLU()), IndexError),
+                       (lambda: held.insert(0, 1), TypeError), (lambda: held.extend(1), TypeError),
+                       (lambda: held.pop(5), IndexError)]:
+        with pytest.raises(error):
+            act()
+    assert len(held) == 1
+    for act, error in [(lambda: nn.Sequential() + [], ValueError), (lambda: nn.Sequential() * 0, ValueError),
+                       (lambda: nn.Sequential() * 1.5, TypeError), (lambda: nn.ModuleList([nn.ReLU()])(1), NotImplementedError)]:
+        with pytest.raises(error):
+            act()
+
+
+def test_dictionaries_of_modules(torch):
+    seen = []
+    for n in (nn, torch.nn):
+        d = n.ModuleDict({"b": n.Linear(2, 3), "a": n.ReLU()})
+        d["c"] = n.Tanh()
+        d.update([("d", n.Linear(1, 1)), ("a", n.Sigmoid())])
+        popped = d.pop("c")
+        seen.append([repr(d), list(d), list(d.keys()), [k for k, _ in d.items()], len(d), "a" in d, "c" in d, repr(popped),
+                     list(d.state_dict()), repr(list(d.values()))])
+        del d["a"]
+        d.clear()
+        seen[-1].append(repr(d))
+    assert seen[0] == seen[1]
+    for act, error in [(lambda: nn.ModuleDict(3), TypeError), (lambda: nn.ModuleDict([("a",)]), ValueError),
+                       (lambda: nn.ModuleDict({"a": 1}), TypeError), (lambda: nn.ModuleDict({"a.b": nn.ReLU()}), KeyError),
+                       (lambda: nn.ModuleDict()["a"], KeyError)]:
+        with pytest.raises(error):
+            act()
+
+
+def test_lists_of_parameters(torch):
+    seen = []
+    for t in (pn, torch):
+        held = t.nn.ParameterList([t.nn.Parameter(t.ones(2, 3)), t.zeros(1)])
+        held.append(t.ones(3))
+        held += [t.ones(4)]
+        held.extend([t.ones(5), 7])
+        held[1] = t.ones(6)
+        seen.append([len(held), [n for n, _ in held.named_parameters()], [tuple(p.shape) for p in held if p is not held[5]],
+                     held[5], held[-1], isinstance(held[0], t.nn.Parameter), [tuple(p.shape) for p in held[1:3]],
+                     repr(held).replace("torch.", ""), [n for n in dir(held) if n.isdigit()]])
+    assert seen[0] == seen[1]
+    for act, error in [(lambda: nn.ParameterList([pn.ones(1)])[1], IndexError), (lambda: nn.ParameterList(pn.ones(2)), TypeError),
+                       (lambda: nn.ParameterList()(), RuntimeError)]:
+        with pytest.raises(error):
+            act()
+
+
+def test_dictionaries_of_parameters(torch):
+    seen = []
+    for t in (pn, torch):
+        d = t.nn.ParameterDict({"b": t.ones(2), "a": t.nn.Parameter(t.ones(3))})
+        d["c"] = t.zeros(1)
+        d.update([("d", t.ones(4))])
+        d |= {"e": t.ones(5)}
+        seen.append([list(d), [n for n, _ in d.named_parameters()], [tuple(p.shape) for p in d.values()], d.get("x", 3),
+                     tuple(d.setdefault("f", t.ones(6)).shape), tuple(d.pop("a").shape), d.popitem()[0], "a" in d, len(d),
+                     list(d.copy()), list(reversed(d)), sorted(d | {"g": t.ones(1)}), isinstance(d["b"], t.nn.Parameter),
+                     list(d.fromkeys(["x", "y"]))])
+        d.clear()
+        seen[-1].append(len(d))
+    assert seen[0] == seen[1]
+    for act, error in [(lambda: nn.ParameterDict({1: pn.ones(1)}), TypeError), (lambda: nn.ParameterDict([("a",)]), ValueError),
+                       (lambda: nn.ParameterDict()["a"], KeyError), (lambda: nn.ParameterDict()(), RuntimeError),
+                       (lambda: nn.ParameterDict().popitem(), KeyError)]:
+        with pytest.raises(error):
+            act()
+
+
+# ---------------------------------------------------------------------------------------------------- modules as torch's
+
+
+def library_of_modules(t):
+    """A model with everything in it, as both libraries write it."""
+
+    class Block(t.nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.layers = t.nn.ModuleList([t.nn.Linear(width, width) for _ in range(3)])
+            self.by_name = t.nn.ModuleDict({"act": t.nn.ReLU(), "out": t.nn.Linear(width, 2)})
+            self.gain = t.nn.Parameter(t.ones(width))
+            self.register_buffer("mean", t.zeros(width))
+            self.register_buffer("cache", t.zeros(1), persistent=False)
+            self.register_buffer("nothing", None)
+
+        def extra_repr(self):
+            return f"width={len(self.gain)}"
+
+    class Net(t.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = t.nn.Embedding(7, 4)
+            self.blocks = t.nn.Sequential(Block(4), Block(4))
+            self.head = t.nn.Linear(4, 7, bias=False)
+            self.head.weight = self.embed.weight
+            self.extra = t.nn.ParameterDict({"tau": t.ones(1)})
+
+    return Net()
+
+
+def walked(net):
+    return {
+        "repr": repr(net).replace("torch.", ""), "state": [(k, list(v.shape)) for k, v in net.state_dict().items()],
+        "parameters": [k for k, _ in net.named_parameters()], "buffers": [k for k, _ in net.named_buffers()],
+        "twice": [k for k, _ in net.named_parameters("x", remove_duplicate=False)],
+        "own": [k for k, _ in net.named_parameters(recurse=False)], "children": [k for k, _ in net.named_children()],
+        "modules": [(k, type(m).__name__) for k, m in net.named_modules(prefix="p")],
+        "got": [type(net.get_submodule("blocks.0.layers.1")).__name__, list(net.get_parameter("blocks.1.gain").shape),
+                list(net.get_buffer("blocks.0.mean").shape)],
+        "prefix": list(net.state_dict(prefix="q."))[:3],
+    }
+
+
+def test_a_model_is_walked_as_torch_does(torch):
+    mine, theirs = walked(library_of_modules(pn)), walked(library_of_modules(torch))
+    theirs["repr"] = theirs["repr"].replace("FloatTensor", "float32")
+    for key, value in theirs.items():
+        assert mine[key] == value, key
+
+
+def test_training_is_switched_through_overridden_methods():
+    class Frozen(nn.Linear):
+        def train(self, mode=True):
+            return super().train(False)
+
+    net = nn.Sequential(Frozen(2, 2), nn.Linear(2, 2))
+    assert not net.train()[0].training and net[1].training
+
+
+def test_parts_are_replaced_by_name():
+    net = nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.ReLU())
+    net.set_submodule("0.0", nn.Tanh())
+    assert repr(net[0]) == "Sequential(\n  (0): Tanh()\n)"
+    for act, error in [(lambda: net.set_submodule("", nn.ReLU()), ValueError), (lambda: net.set_submodule("0", 1), ValueError),
+                       (lambda: net.set_submodule("5", nn.ReLU(), strict=True), AttributeError),
+                       (lambda: net.get_buffer("0.x"), AttributeError), (lambda: net.half(), TypeError),
+                       (lambda: net.cuda(), RuntimeError), (lambda: net.type("int64"), TypeError),
+                       (lambda: net.register_parameter("w", pn.ones(1)), TypeError)]:
+        with pytest.raises(error):
+            act()
+    assert net.type("float64") is net
+
+
+def test_loading_says_what_torch_says(torch):
+    """The kinds of complaint, their order and the names in them."""
+    said = []
+    for t in (pn, torch):
+        net = t.nn.Sequential(t.nn.Linear(2, 3), t.nn.Linear(3, 2))
+        state = dict(net.state_dict())
+        result = net.load_state_dict(state)
+        said.append([repr(result)])
+        state["0.weight"] = t.ones(9, 9)
+        state.pop("1.bias"), state.pop("1.weight"), state.update({"more": t.ones(1), "less": t.ones(1)})
+        with pytest.raises(RuntimeError) as caught:
+            net.load_state_dict(state)
+        lines = str(caught.value).split("\n\t")
+        said[-1] += [lines[0], *[line.strip() for line in lines[1:3]], lines[3].partition(":")[0]]
+        result = net.load_state_dict({"0.bias": t.ones(3), "z": t.ones(1)}, strict=False)
+        said[-1] += [result.missing_keys, result.unexpected_keys]
+    assert said[0] == said[1]
