@@ -785,6 +785,107 @@ pair_loss("huber", "(x - t)^2 / 2 within delta, else delta (|x - t| - delta/2)",
 pair_loss("bce_with_logits", "-t ln sigmoid(x) - (1 - t) ln(1 - sigmoid(x))", _logistic_slope, lambda g, x, t: -g * x, unit=True)
 
 
+# Normalisation. Inputs x of two axes, weight, bias; attrs: eps, and for columns what keeps running averages, or None.
+# The rules are spelled out in ops, so that they have derivatives; where nobody wants these, kernels do it.
+
+def _layer_norm(x: Array, w: Array, b: Array, eps: float) -> tuple:
+    y, mean, rstd = empty(x.shape, x.dtype), empty((len(x),), x.dtype), empty((len(x),), x.dtype)
+    run("layer_norm", (x, w, b, y, mean, rstd), (eps,))
+    return y, mean, rstd
+
+
+def _rms_norm(x: Array, w: Array, eps: float) -> tuple:
+    y, rstd = empty(x.shape, x.dtype), empty((len(x),), x.dtype)
+    run("rms_norm", (x, w, y, rstd), (eps,))
+    return y, rstd
+
+
+def _batch_norm(x: Array, w: Array, b: Array, eps: float, averages: tuple | None) -> tuple:
+    """averages: (running mean, running variance, weight of the new), written in place; the variance is the unbiased one."""
+    m, n = x.shape
+    y = empty(x.shape, x.dtype)
+    mean, var, rstd = empty((n,), x.dtype), empty((n,), x.dtype), empty((n,), x.dtype)
+    run("batch_norm", (x, w, b, y, mean, var, rstd), (eps,))
+    if averages is not None:
+        running_mean, running_var, factor = averages
+        run("track", (running_mean, mean, factor), (1.0,))
+        run("track", (running_var, var, factor), (m / max(m - 1, 1),))
+    return y, mean, rstd
+
+
+def _standard(x: Any, dim: int, eps: float, centred: bool) -> tuple:
+    """(x - mean) / deviation along dim, and 1 / deviation."""
+    z = x - x.mean((dim,), keepdim=True) if centred else x
+    r = 1.0 / ((z * z).mean((dim,), keepdim=True) + eps).sqrt()
+    return z * r, r
+
+
+def _norm_grads(node: Any, g: Any, dim: int, centred: bool = True) -> tuple:
+    """The gradients of what is normalised along dim, 1: rows, 0: columns."""
+    x, w = node.saved(g)
+    z, r = _standard(x, dim, node.attrs[0], centred)
+    gw = g * w
+    dx = gw - z * (gw * z).mean((dim,), keepdim=True)
+    if centred:
+        dx = dx - gw.mean((dim,), keepdim=True)
+    return dx * r, (g * z).sum((0,)), g.sum((0,))
+
+
+def _layer_norm_grad(node: Any, g: Any) -> tuple:
+    if not node.fast:
+        return _norm_grads(node, g, 1)
+    x, w = node.saved(g)
+    mean, rstd = node.extras
+    dx = dw = db = None
+    if node.needs[0]:
+        dx = g._wrap(empty(x.shape, x.dtype))
+        run("layer_norm_grad", (g.array, x.array, w.array, mean, rstd, dx.array))
+    if node.needs[1] or node.needs[2]:
+        dw, db = _norm_grad_w(g, x, mean, rstd)
+    return dx, dw, db
+
+
+def _norm_grad_w(g: Any, x: Any, mean: Array, rstd: Array) -> tuple:
+    dw, db = empty(x.shape[1:], x.dtype), empty(x.shape[1:], x.dtype)
+    run("layer_norm_grad_w", (g.array, x.array, mean, rstd, dw, db))
+    return g._wrap(dw), g._wrap(db)
+
+
+def _rms_norm_grad(node: Any, g: Any) -> tuple:
+    if not node.fast:
+        return _norm_grads(node, g, 1, centred=False)[:2]
+    x, w = node.saved(g)
+    rstd, = node.extras
+    dx = None
+    if node.needs[0]:
+        dx = g._wrap(empty(x.shape, x.dtype))
+        run("rms_norm_grad", (g.array, x.array, w.array, rstd, dx.array))
+    return dx, _norm_grad_w(g, x, filled(rstd.shape, x.dtype, 0.0), rstd)[0] if node.needs[1] else None
+
+
+def _batch_norm_grad(node: Any, g: Any) -> tuple:
+    if not node.fast:
+        return _norm_grads(node, g, 0)
+    x, w = node.saved(g)
+    mean, rstd = node.extras
+    dx, dw, db = (empty(a.shape, x.dtype) for a in (x, w, w))
+    run("batch_norm_grad", (g.array, x.array, w.array, mean, rstd, dx, dw, db))
+    return tuple(g._wrap(d) if need else None for d, need in zip((dx, dw, db), node.needs))
+
+
+def _norm_inputs(rng: Any, n: int) -> tuple[Array, Array, Array]:
+    x = table(rng, n)
+    return x, rng.uniform(0.5, 1.5, x.shape[1]), rng.normal(size=x.shape[1])
+
+
+Op("layer_norm", "(x - mean) / sqrt(variance + eps) weight + bias, of each row", _layer_norm, _layer_norm_grad,
+   lambda rng, n: (_norm_inputs(rng, n), (1e-5,)), saves=(0, 1), kind="norm", sums=lambda x, *_: x.size)
+Op("rms_norm", "x / sqrt(mean of x^2 + eps) weight, of each row", _rms_norm, _rms_norm_grad,
+   lambda rng, n: (_norm_inputs(rng, n)[:2], (1e-5,)), saves=(0, 1), kind="norm", sums=lambda x, *_: x.size)
+Op("batch_norm", "(x - mean) / sqrt(variance + eps) weight + bias, of each column", _batch_norm, _batch_norm_grad,
+   lambda rng, n: (_norm_inputs(rng, n), (1e-5, None)), saves=(0, 1), kind="norm", sums=lambda x, *_: x.size)
+
+
 # Dropout: the mask is a function of the key, so backward makes it again.
 
 def _dropout(x: Array, p: float, key: Array) -> Array:

@@ -159,8 +159,9 @@ def trainings(optimizers):
 # ----------------------------------------------------------------------------------------------------------- signatures
 
 NO_NUMBERS = {"Dense", "Dropout", "Module", "Parameter", "Sequential", "functional", "init", "utils"}  # not torch's, or drawn
-ELSEWHERE = {"AlphaDropout", "Bilinear", "CosineSimilarity", "Dropout1d", "Embedding", "FeatureAlphaDropout", "ModuleDict",
-             "ModuleList", "PairwiseDistance", "ParameterDict", "ParameterList", "Unflatten"}      # test_layers.py
+ELSEWHERE = {"AlphaDropout", "BatchNorm1d", "Bilinear", "CosineSimilarity", "Dropout1d", "Embedding", "FeatureAlphaDropout",
+             "GroupNorm", "LayerNorm", "ModuleDict", "ModuleList", "PairwiseDistance", "ParameterDict", "ParameterList",
+             "RMSNorm", "Unflatten"}      # test_layers.py
 MODULE_NAMES = sorted(set(nn.__all__) - NO_NUMBERS - ELSEWHERE)
 OPTIMIZER_NAMES = [cls.__name__ for cls in OPTIMIZERS_OF.values()]
 LAYERS = list(layers(MODULE_NAMES))

@@ -83,6 +83,18 @@ CASES = [
     *cases("Embedding", (6, (4, 3)), num_embeddings=[6], embedding_dim=[5], padding_idx=[None, 2, -1],
            max_norm=[None, 1.0], scale_grad_by_freq=[False, True]),
     *cases("Embedding", (6, ()), num_embeddings=[6], embedding_dim=[5], max_norm=[1.5], norm_type=[1.0]),
+    *cases("BatchNorm1d", (5, 4), num_features=[4], momentum=[0.1, None, 0.75], affine=[True, False],
+           track_running_stats=[True, False]),
+    *cases("BatchNorm1d", (3, 4, 6), num_features=[4], eps=[1e-5, 0.5], bias=[True, False]),
+    *cases("BatchNorm1d", (70, 130), num_features=[130]),
+    *cases("LayerNorm", (5, 4), normalized_shape=[4, (4,), [5, 4]], elementwise_affine=[True, False], bias=[True, False]),
+    *cases("LayerNorm", (2, 3, 4, 5), normalized_shape=[(4, 5), 5], eps=[1e-5, 0.5]),
+    *cases("LayerNorm", (3,), normalized_shape=[3]),
+    *cases("LayerNorm", (70, 130), normalized_shape=[130]),
+    *cases("RMSNorm", (5, 4), normalized_shape=[4, (5, 4)], eps=[None, 0.5], elementwise_affine=[True, False]),
+    *cases("RMSNorm", (2, 3, 7), normalized_shape=[7]),
+    *cases("GroupNorm", (3, 6), num_groups=[2, 1], num_channels=[6], affine=[True, False]),
+    *cases("GroupNorm", (2, 6, 5), num_groups=[3, 6], num_channels=[6], eps=[1e-5, 0.5], bias=[True, False]),
     *cases("CosineSimilarity", (4, 3), (4, 3), dim=[1, 0, -1]),
     *cases("CosineSimilarity", (4, 3, 2), (3, 2), eps=[1e-8, 2.0]),
     *cases("PairwiseDistance", (4, 3), (4, 3), p=[2.0, 1.0, 3.0], keepdim=[False, True]),
@@ -137,6 +149,24 @@ BAD = {
     "bilinear: rows": (lambda: nn.Bilinear(2, 3, 4)(pn.ones(5, 2), pn.ones(4, 3)), RuntimeError, r"\[4, 3\]"),
     "bilinear: bias": (lambda: F.bilinear(pn.ones(1, 2), pn.ones(1, 3), pn.ones(4, 2, 3), pn.ones(3)), ValueError, "4 numbers"),
     "Bilinear: none": (lambda: nn.Bilinear(0, 3, 4), ValueError, "positive"),
+    "batch_norm: channels": (lambda: nn.BatchNorm1d(3)(pn.ones(2, 4)), RuntimeError, r"3 channels was given \[2, 4\]"),
+    "batch_norm: axes": (lambda: nn.BatchNorm1d(3)(pn.ones(3)), ValueError, "2 or 3 axes"),
+    "batch_norm: one row": (lambda: nn.BatchNorm1d(3)(pn.ones(1, 3)), ValueError, "more than 1 value"),
+    "batch_norm: one axis": (lambda: F.batch_norm(pn.ones(3), None, None), RuntimeError, "at least 2 axes"),
+    "batch_norm: no averages": (lambda: F.batch_norm(pn.ones(2, 3), None, None), RuntimeError, "running_mean and running_var"),
+    "batch_norm: eps": (lambda: F.batch_norm(pn.ones(2, 3), None, None, training=True, eps=0), ValueError, "eps, got 0"),
+    "batch_norm: averages": (lambda: F.batch_norm(pn.ones(2, 3), pn.ones(2), pn.ones(2)), RuntimeError, "must be 3 numbers"),
+    "batch_norm: dtypes": (lambda: nn.BatchNorm1d(3)(pn.ones(2, 3, dtype="float64")), RuntimeError, "float64 and float32"),
+    "layer_norm: shape": (lambda: nn.LayerNorm(3)(pn.ones(2, 4)), RuntimeError, r"\[3\].*\[2, 4\]"),
+    "layer_norm: weight": (lambda: F.layer_norm(pn.ones(2, 4), (4,), pn.ones(2)), RuntimeError, r"\[4\], given \[2\]"),
+    "layer_norm: dtypes": (lambda: nn.LayerNorm(3)(pn.ones(2, 3, dtype="float64")), RuntimeError, "float64 and float32"),
+    "layer_norm: integers": (lambda: nn.LayerNorm(3)(pn.ones(2, 3, dtype="int64")), RuntimeError, "int64"),
+    "layer_norm: no shape": (lambda: F.layer_norm(pn.ones(2), ()), RuntimeError, "ends in"),
+    "rms_norm: shape": (lambda: nn.RMSNorm((3, 4))(pn.ones(4)), RuntimeError, r"\[3, 4\].*\[4\]"),
+    "group_norm: groups": (lambda: F.group_norm(pn.ones(2, 3), 2), RuntimeError, "3 channels.*2 groups"),
+    "group_norm: one value": (lambda: F.group_norm(pn.ones(1, 3), 3), ValueError, "more than 1 value"),
+    "group_norm: axes": (lambda: F.group_norm(pn.ones(3), 3), RuntimeError, "at least 2 axes"),
+    "GroupNorm: groups": (lambda: nn.GroupNorm(2, 3), ValueError, "3 and 2"),
     "Unflatten: size": (lambda: nn.Unflatten(1, (2, 2))(pn.ones(3, 5)), RuntimeError, r"\[2, 2\] of axis 1"),
     "Unflatten: axis": (lambda: nn.Unflatten(3, (2, 2))(pn.ones(3, 4)), IndexError, "3"),
     "Unflatten: name": (lambda: nn.Unflatten("n", (2, 2)), TypeError, "integer"),
@@ -181,6 +211,48 @@ def test_channels_are_dropped_whole():
     one = F.dropout1d(x[0], 0.4).numpy()
     assert one.shape == (40, 3) and (one == one[:, :1]).all()
     assert F.dropout1d(x, 0.4, inplace=True) is x and (x.numpy() == 0).any()
+
+
+# --------------------------------------------------------------------------------------------------------- normalisation
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_running_averages_over_many_batches(momentum, on, torch):
+    found = []
+    for t in (pn, torch):
+        norm = t.nn.BatchNorm1d(3, momentum=momentum).double()
+        mean = norm.running_mean
+        for step in range(5):
+            norm(t.tensor(random(step).normal(step, 1 + step, (4, 3))))
+        norm.eval()(t.ones(2, 3, dtype=t.float64))
+        assert norm.running_mean is mean, "written in place"
+        found.append([norm.running_mean.tolist(), norm.running_var.tolist(), norm.num_batches_tracked.item(),
+                      str(norm.num_batches_tracked.dtype).removeprefix("torch."), norm.num_batches_tracked.ndim])
+        norm.reset_running_stats()
+        assert (norm.running_mean.sum(), norm.running_var.sum(), norm.num_batches_tracked) == (0, 3, 0)
+    np.testing.assert_allclose(*[f[:2] for f in found], rtol=1e-12)
+    assert found[0][2:] == found[1][2:]
+
+
+@pytest.mark.parametrize("shape", [(3000, 40), (40, 9000)], ids=str)
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_variance_far_from_zero(shape, on):
+    """Of numbers much larger than their spread: the squares of these would cancel."""
+    x = (1e4 + random(shape).normal(size=shape)).astype(np.float32)
+    for axis, y in ((1, F.layer_norm(pn.from_numpy(x), shape[1:])),
+                    (0, F.batch_norm(pn.from_numpy(x), None, None, training=True))):
+        wide = x.astype(np.float64)
+        want = (wide - wide.mean(axis, keepdims=True)) / np.sqrt(wide.var(axis, keepdims=True) + 1e-5)
+        assert abs(y.numpy() - want).max() < 2e-3              # the mean is rounded to half of 2^-10
+
+
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_norms_of_nothing(on):
+    for norm in (nn.LayerNorm(3), nn.RMSNorm(3), nn.GroupNorm(3, 3)):
+        x = pn.zeros(0, 3, requires_grad=True)
+        norm(x).sum().backward()
+        assert x.grad.shape == (0, 3) and not norm.weight.grad.numpy().any()
 
 
 # ------------------------------------------------------------------------------------------------------------ embeddings

@@ -150,6 +150,10 @@ def run_every_random_function():
     F.dropout(pn.ones(4), 0.5)
 
 
+def run_what_keeps_averages():
+    pn.nn.BatchNorm1d(3)(pn.rand(2, 3))
+
+
 def run_every_method(dtype):
     """Operators and methods on a dtype that has no gradient, with what they take; what it refuses does not count."""
     x = pn.tensor(np.arange(1, 7).reshape(2, 3), dtype=dtype)
@@ -184,6 +188,7 @@ def test_every_kernel_is_reached():
         run_every_op()
         run_every_optimizer()
         run_every_random_function()
+        run_what_keeps_averages()
         for dtype in ("float32", "int64", "int32", "bool"):
             run_every_method(dtype)
     dead = {"KERNELS": sorted(KERNELS.keys() - spy.seen["KERNELS"]), "HOST": sorted(HOST.keys() - spy.seen["HOST"])}

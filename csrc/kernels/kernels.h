@@ -12,6 +12,7 @@
 #include "reduce.c"
 #include "rows.c"
 #include "softmax.c"
+#include "norm.c"
 #include "gemm.c"
 #include "dense.c"
 #include "dropout.c"

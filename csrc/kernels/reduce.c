@@ -293,32 +293,41 @@ DEFINE(mean) { return reduce(SUM, middle(c), (double)c->dim[1]); }
 DEFINE(max) { return reduce(MAX, middle(c), c->dim[1] ? 1 : NAN); }
 DEFINE(min) { return reduce(MIN, middle(c), c->dim[1] ? 1 : NAN); }
 
-/* Of each block the sum of squared distances from its rounded mean, less what the rounding put in; blocks are
-   joined in double (Chan, Golub, LeVeque 1983). */
+/* The mean of each line, and its squared distances from it, summed and divided by `divisor`. Of each block the sum of
+   squared distances from its rounded mean, less what the rounding put in; blocks are joined in double (Chan, Golub,
+   LeVeque 1983). */
+static void spread_of(const sheet *s, double divisor, double *mean, double *spread)
+{
+    T centre[VIRTUAL] = {0};
+    double rest[VIRTUAL], more[VIRTUAL];
+    for (int64_t k = 0; k < s->lines; k++) mean[k] = s->n ? 0 : NAN, spread[k] = 0;
+    for (int64_t first = 0; first < s->n; first += BLOCK) {
+        const int64_t n = s->n - first < BLOCK ? s->n - first : BLOCK;
+        const double share = (double)n / (double)(first + n);
+        fold_block(SUM, s, first, n, centre, rest);
+        for (int64_t k = 0; k < s->lines; k++) centre[k] = (T)(rest[k] / (double)n);
+        fold_block(DISTANCES, s, first, n, centre, rest);
+        fold_block(SQUARES, s, first, n, centre, more);
+        for (int64_t k = 0; k < s->lines; k++) {
+            const double inside = more[k] - rest[k] * rest[k] / (double)n;
+            const double step = centre[k] + rest[k] / (double)n - mean[k];
+            spread[k] += (inside < 0 ? 0 : inside) + step * step * (double)first * share;
+            mean[k] += step * share;
+        }
+    }
+    for (int64_t k = 0; k < s->lines; k++) spread[k] /= divisor;
+}
+
 DEFINE(var)
 {
     const reduction r = middle(c);
     const double freedom = fmax(0, (double)r.n - c->attr[0]);
+    double mean[VIRTUAL], spread[VIRTUAL];
     for (int64_t i = 0; i < r.a; i++)
         for (int64_t j = 0; j < r.b; j += VIRTUAL) {
             const sheet s = lines_at(&r, i, j);
-            T centre[VIRTUAL] = {0};
-            double mean[VIRTUAL] = {0}, squares[VIRTUAL] = {0}, rest[VIRTUAL], more[VIRTUAL];
-            for (int64_t first = 0; first < s.n; first += BLOCK) {
-                const int64_t n = s.n - first < BLOCK ? s.n - first : BLOCK;
-                const double share = (double)n / (double)(first + n);
-                fold_block(SUM, &s, first, n, centre, rest);
-                for (int64_t k = 0; k < s.lines; k++) centre[k] = (T)(rest[k] / (double)n);
-                fold_block(DISTANCES, &s, first, n, centre, rest);
-                fold_block(SQUARES, &s, first, n, centre, more);
-                for (int64_t k = 0; k < s.lines; k++) {
-                    const double inside = more[k] - rest[k] * rest[k] / (double)n;
-                    const double step = centre[k] + rest[k] / (double)n - mean[k];
-                    squares[k] += (inside < 0 ? 0 : inside) + step * step * (double)first * share;
-                    mean[k] += step * share;
-                }
-            }
-            for (int64_t k = 0; k < s.lines; k++) r.y[i * r.ya + (j + k) * r.yb] = (T)(squares[k] / freedom);
+            spread_of(&s, freedom, mean, spread);
+            for (int64_t k = 0; k < s.lines; k++) r.y[i * r.ya + (j + k) * r.yb] = (T)spread[k];
         }
     return PN_OK;
 }

@@ -353,6 +353,73 @@ def nll_grad(dloss, labels, weight, total, dlogp, ignore_index, mean):
     dlogp[rows, picked] = -scale[rows] * weight[picked]
 
 
+# Normalisation: rows or columns less their mean, divided by their deviation, sqrt(variance + eps); then scaled, shifted.
+# Everything in float64, rounded once.
+
+
+def _wide(*arrays):
+    return [a.astype(np.float64) for a in arrays]
+
+def _standardised(x, axis, eps):
+    """The mean, the variance, 1 / deviation, and x less its mean. The mean is corrected once: equal numbers have none left."""
+    wide, n = x.astype(np.float64), x.shape[axis]
+    centre = np.sum(wide, axis=axis, keepdims=True) / n
+    centre = centre + np.sum(wide - centre, axis=axis, keepdims=True) / n
+    spread = np.sum(np.square(wide - centre), axis=axis, keepdims=True) / n
+    return centre, spread, 1 / np.sqrt(spread + eps), wide - centre
+
+def layer_norm(x, weight, bias, y, mean, rstd, eps):
+    """y_mn = (x_mn - mean_m) rstd_m weight_n + bias_n, rstd_m = 1 / sqrt(mean_n of (x_mn - mean_m)^2 + eps)"""
+    centre, _, factor, centred = _standardised(x, 1, eps)
+    y[...] = centred * factor * weight + bias
+    mean[...], rstd[...] = centre[:, 0], factor[:, 0]
+
+def layer_norm_grad(dy, x, weight, mean, rstd, dx):
+    """dx = (g - mean_n of g - z mean_n of (g z)) rstd, for g = dy weight and z = (x - mean) rstd"""
+    dy, x, weight, mean, rstd = _wide(dy, x, weight, mean, rstd)
+    n, g, z = dx.shape[1], dy * weight, (x - mean[:, None]) * rstd[:, None]
+    of_g, of_gz = np.sum(g, axis=1, keepdims=True) / n, np.sum(g * z, axis=1, keepdims=True) / n
+    dx[...] = (g - of_g - z * of_gz) * rstd[:, None]
+
+def layer_norm_grad_w(dy, x, mean, rstd, dw, db):
+    """dw_n = sum_m dy_mn (x_mn - mean_m) rstd_m, db_n = sum_m dy_mn"""
+    dy, x, mean, rstd = _wide(dy, x, mean, rstd)
+    dw[...] = np.sum(dy * ((x - mean[:, None]) * rstd[:, None]), axis=0)
+    db[...] = np.sum(dy, axis=0)
+
+def rms_norm(x, weight, y, rstd, eps):
+    """y_mn = x_mn rstd_m weight_n, rstd_m = 1 / sqrt(mean_n of x_mn^2 + eps)"""
+    wide = x.astype(np.float64)
+    factor = 1 / np.sqrt(np.sum(wide * wide, axis=1, keepdims=True) / x.shape[1] + eps)
+    y[...] = wide * factor * weight
+    rstd[...] = factor[:, 0]
+
+def rms_norm_grad(dy, x, weight, rstd, dx):
+    """dx = (g - z mean_n of (g z)) rstd, for g = dy weight and z = x rstd"""
+    dy, x, weight, rstd = _wide(dy, x, weight, rstd)
+    g, z = dy * weight, x * rstd[:, None]
+    dx[...] = (g - z * (np.sum(g * z, axis=1, keepdims=True) / dx.shape[1])) * rstd[:, None]
+
+def batch_norm(x, weight, bias, y, mean, var, rstd, eps):
+    """y_mn = (x_mn - mean_n) rstd_n weight_n + bias_n, rstd_n = 1 / sqrt(var_n + eps), var_n the mean_m of (x_mn - mean_n)^2"""
+    centre, spread, factor, centred = _standardised(x, 0, eps)
+    y[...] = centred * factor * weight + bias
+    mean[...], var[...], rstd[...] = centre[0], spread[0], factor[0]
+
+def batch_norm_grad(dy, x, weight, mean, rstd, dx, dw, db):
+    """dx = (dy - db / m - z dw / m) weight rstd, dw = sum_m dy z, db = sum_m dy, for z = (x - mean) rstd and m rows"""
+    dy, x, weight, mean, rstd = _wide(dy, x, weight, mean, rstd)
+    m, z = dx.shape[0], (x - mean) * rstd
+    of_z, of_one = np.sum(dy * z, axis=0), np.sum(dy, axis=0)
+    dw[...], db[...] = of_z, of_one
+    if m:
+        dx[...] = (dy - of_one / m - z * (of_z / m)) * (weight * rstd)
+
+def track(y, x, factor, scale):
+    """y = (1 - factor) y + factor scale x: a running average takes in what is new."""
+    y[...] = (1 - factor) * y + factor * (scale * x)
+
+
 # Random numbers
 
 

@@ -22,10 +22,12 @@ from .layers import (
 )
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
 from .module import Module, Parameter
+from .norm import BatchNorm1d, GroupNorm, LayerNorm, RMSNorm
 
 __all__ = [
     "AlphaDropout",
     "BCEWithLogitsLoss",
+    "BatchNorm1d",
     "Bilinear",
     "CosineSimilarity",
     "CrossEntropyLoss",
@@ -35,8 +37,10 @@ __all__ = [
     "Embedding",
     "FeatureAlphaDropout",
     "Flatten",
+    "GroupNorm",
     "HuberLoss",
     "L1Loss",
+    "LayerNorm",
     "Linear",
     "LogSoftmax",
     "MSELoss",
@@ -48,6 +52,7 @@ __all__ = [
     "Parameter",
     "ParameterDict",
     "ParameterList",
+    "RMSNorm",
     "Sequential",
     "Softmax",
     "Unflatten",

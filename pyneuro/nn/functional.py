@@ -154,6 +154,121 @@ def _shorten(weight: Tensor, index: Tensor, max_norm: float, norm_type: float) -
     weight.storage.version += 1
 
 
+# Normalisation
+
+
+@lru_cache(maxsize=64)
+def _constant(value: float, count: int, dtype: np.dtype) -> Tensor:
+    array = np.full(count, value, dtype)
+    array.flags.writeable = False
+    return wrap(array)
+
+
+def _scale_and_shift(name: str, input: Tensor, weight: Tensor | None, bias: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    """weight and bias as count numbers of input's dtype; 1 and 0 where there are none."""
+    input._float(name)
+    for given, what in ((weight, "weight"), (bias, "bias")):
+        if given is not None and given.dtype != input.dtype:
+            raise DtypeError(f"{name} takes input and {what} of one dtype, given {input.dtype} and {given.dtype}")
+        if given is not None and given.numel() != count:
+            raise ShapeError(f"{name}: {what} must be {count} numbers, given {list(given.shape)}")
+    scale = _constant(1.0, count, input.dtype) if weight is None else weight.reshape((count,))
+    return scale, _constant(0.0, count, input.dtype) if bias is None else bias.reshape((count,))
+
+
+def _trailing(name: str, input: Tensor, normalized_shape: Any, weight: Tensor | None, bias: Tensor | None) -> tuple[int, int]:
+    """How many rows of how many elements, where the last axes are normalized_shape."""
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or input.shape[-len(shape):] != shape:
+        raise ShapeError(f"{name} over {list(shape)} takes an input that ends in these extents, given {list(input.shape)}")
+    for given, what in ((weight, "weight"), (bias, "bias")):
+        if given is not None and given.shape != shape:
+            raise ShapeError(f"{name}: {what} must have shape {list(shape)}, given {list(given.shape)}")
+    count = math.prod(shape)
+    return math.prod(input.shape[: input.ndim - len(shape)]), count
+
+
+def layer_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None,
+               eps: float = 1e-5) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) weight + bias over the last axes, which are normalized_shape (Ba et al. 2016)."""
+    rows, count = _trailing("layer_norm", input, normalized_shape, weight, bias)
+    scale, shift = _scale_and_shift("layer_norm", input, weight, bias, count)
+    return input.reshape((rows, count))._op("layer_norm", scale, shift, attrs=(float(eps),)).reshape(input.shape)
+
+
+def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """x / sqrt(mean of x^2 + eps) weight over the last axes, which are normalized_shape (Zhang and Sennrich 2019).
+
+    eps: without one, what separates 1 from the next number of the dtype.
+    """
+    rows, count = _trailing("rms_norm", input, normalized_shape, weight, None)
+    scale, _ = _scale_and_shift("rms_norm", input, weight, None, count)
+    least = float(np.finfo(input.dtype).eps) if eps is None else float(eps)
+    return input.reshape((rows, count))._op("rms_norm", scale, attrs=(least,)).reshape(input.shape)
+
+
+def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
+               eps: float = 1e-5) -> Tensor:
+    """The channels of input [N, C, ...] in num_groups groups, each normalised as in layer_norm; weight and bias [C]."""
+    if input.ndim < 2:
+        raise ShapeError(f"group_norm takes an input of at least 2 axes, given {list(input.shape)}")
+    channels = input.shape[1]
+    if num_groups <= 0 or channels % num_groups:
+        raise ShapeError(f"group_norm: {channels} channels do not divide into {num_groups} groups")
+    rows, count = input.shape[0] * num_groups, input.numel() // max(input.shape[0] * num_groups, 1)
+    if input.numel() == num_groups:
+        raise ValueError(f"group_norm takes more than 1 value for a group, given {list(input.shape)} in {num_groups} groups")
+    scale, shift = _scale_and_shift("group_norm", input, weight, bias, channels)
+    ones, zeros = (_constant(value, count, input.dtype) for value in (1.0, 0.0))
+    y = input.reshape((rows, count))._op("layer_norm", ones, zeros, attrs=(float(eps),)).reshape(input.shape)
+    if weight is None and bias is None:
+        return y
+    by_channel = (channels,) + (1,) * (input.ndim - 2)
+    y = y if weight is None else y * scale.reshape(by_channel)
+    return y if bias is None else y + shift.reshape(by_channel)
+
+
+def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
+               bias: Tensor | None = None, training: bool = False, momentum: Any = 0.1, eps: float = 1e-5) -> Tensor:
+    """Each channel of input [N, C] or [N, C, ...] less its mean, divided by its deviation (Ioffe and Szegedy 2015).
+
+    In training the mean and the variance are those of the batch, and the running ones move towards them in place by
+    momentum, a number or a tensor; otherwise the running ones are taken. Raises ValueError for a batch of one value.
+    """
+    if input.ndim < 2:
+        raise ShapeError(f"batch_norm takes an input of at least 2 axes, batch and channels, given {list(input.shape)}")
+    channels = input.shape[1]
+    many = input.numel() // max(channels, 1)
+    if training and many == 1:
+        raise ValueError(f"batch_norm takes more than 1 value for each channel in training, given {list(input.shape)}")
+    if eps < 0 or (training and eps == 0):
+        raise ValueError(f"batch_norm takes a positive eps, got {eps}")
+    if not training and (running_mean is None or running_var is None):
+        raise RuntimeError("batch_norm takes running_mean and running_var where it is not training")
+    scale, shift = _scale_and_shift("batch_norm", input, weight, bias, channels)
+    _scale_and_shift("batch_norm", input, running_mean, running_var, channels)
+    by_channel = (channels,) + (1,) * (input.ndim - 2)
+    if not training:
+        assert running_mean is not None and running_var is not None
+        factor = scale / (running_var + eps).sqrt()
+        return input * factor.reshape(by_channel) + (shift - running_mean * factor).reshape(by_channel)
+    averages = None
+    if running_mean is not None and running_var is not None:
+        weight_of_new = momentum if isinstance(momentum, Tensor) else input.new_constant(float(momentum))
+        averages = (running_mean.array, running_var.array, weight_of_new.array)
+    columns = input
+    if input.ndim > 2:
+        columns = input.permute((0, *range(2, input.ndim), 1)).reshape((many, channels))
+    y = columns._op("batch_norm", scale, shift, attrs=(float(eps), averages))
+    for moved in (running_mean, running_var) if averages is not None else ():
+        assert moved is not None
+        moved.storage.version += 1
+    if input.ndim == 2:
+        return y
+    back = (0, input.ndim - 1, *range(1, input.ndim - 1))
+    return y.reshape((input.shape[0], *input.shape[2:], channels)).permute(back)
+
+
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y_o = x1 W_o x2 + b_o for input1 [..., in1], input2 [..., in2], weight [out, in1, in2], bias [out]."""
     if input1.ndim == 0 or input1.shape[:-1] != input2.shape[:-1] or weight.ndim != 3 or (
