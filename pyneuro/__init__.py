@@ -12,7 +12,7 @@ from typing import Any as _Any  # noqa: E402
 
 import numpy as _np  # noqa: E402
 
-from . import autograd, kernels, nn, optim, random  # noqa: E402
+from . import autograd, kernels, nn, optim, random, utils  # noqa: E402
 from ._config import __version__, config, show_config  # noqa: E402
 from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled  # noqa: E402
 from .kernels import (  # noqa: E402
@@ -178,6 +178,7 @@ __all__ = [
     "stack",
     "tensor",
     "uint8",
+    "utils",
     "where",
     "zeros",
     "zeros_like",

@@ -170,7 +170,7 @@ OPTIMIZERS = list(trainings(OPTIMIZER_NAMES))
 
 def namespaces(t):
     return {"nn": t.nn, "functional": t.nn.functional, "optim": t.optim, "init": t.nn.init, "utils": t.nn.utils,
-            "lr_scheduler": t.optim.lr_scheduler}
+            "lr_scheduler": t.optim.lr_scheduler, "data": t.utils.data}
 
 
 def parameters(f):

@@ -39,7 +39,7 @@ FLOORS = [  # from the ground up; a module imports from lower floors, and from i
     {"kernels.native", "ops", "graph", "_config", "passes"},
     {"tensor"},
     {"replay", "random", "metrics", "datasets", "autograd"},
-    {"nn", "optim"},
+    {"nn", "optim", "utils"},
     {"surroundings"},
     {"plan"},
     {"training"},
@@ -122,7 +122,7 @@ IMPORTED = {"prefer_complete", "ACTIVATIONS"}          # of ours, and only used
 
 
 @pytest.mark.parametrize("name", ["", "nn", "optim", "autograd", "kernels", "nn.activations", "nn.losses", "nn.module",
-                                  "nn.utils", "optim.lr_scheduler"])
+                                  "nn.utils", "optim.lr_scheduler", "utils", "utils.data"])
 def test_all_is_what_is_exported(name):
     module = importlib.import_module(f"pyneuro.{name}".rstrip("."))
     listed = module.__all__

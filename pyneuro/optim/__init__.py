@@ -1,7 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Optimizers and learning rates, with torch's names and defaults."""
+"""Optimizers and learning rates, with torch's names and defaults. Schedules are imported when they are first asked for."""
 
-from . import lr_scheduler
+from typing import TYPE_CHECKING, Any
+
 from .optimizers import OPTIMIZERS, SGD, Adadelta, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
+if TYPE_CHECKING:
+    from . import lr_scheduler
+
 __all__ = ["OPTIMIZERS", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "lr_scheduler"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("lr_scheduler",):
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
