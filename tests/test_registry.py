@@ -148,6 +148,7 @@ def run_every_optimizer():
 def run_every_random_function():
     pn.rand(3), pn.randn(3), pn.randint(5, (3,)), pn.randperm(4)
     F.dropout(pn.ones(4), 0.5)
+    pn.nn.init.trunc_normal_(pn.ones(4)), pn.nn.init.orthogonal_(pn.ones(3, 2))
 
 
 def run_what_keeps_averages():

@@ -440,18 +440,18 @@ def _philox(key, c0, c1, c2, c3):
         k0, k1 = k0 + 0x9E3779B9 & _LOW, k1 + 0xBB67AE85 & _LOW
     return np.stack(np.broadcast_arrays(c0, c1, c2, c3), axis=-1)
 
-def _words(key, n):
-    """The first n words of the key's stream: word j is word j % 4 of the counter (j // 4, 0, step)."""
+def _words(key, n, attempt=0):
+    """The first n words of the key's stream: word j is word j % 4 of the counter (j // 4, attempt, step)."""
     block = np.arange((n + 3) // 4, dtype=np.uint64)
-    return _philox(key, block & _LOW, block >> 32, 0, int(key[2]) & _LOW).reshape(-1)[:n]
+    return _philox(key, block & _LOW, block >> 32, attempt, int(key[2]) & _LOW).reshape(-1)[:n]
 
 def _uniform24(key, n):
     """n multiples of 2^-24 in [0, 1): what float32 holds. One word each."""
     return (_words(key, n) >> 8) * 2.0**-24
 
-def _uniform53(key, n):
+def _uniform53(key, n, attempt=0):
     """n multiples of 2^-53 in [0, 1): what float64 holds. Two words each."""
-    words = _words(key, 2 * n)
+    words = _words(key, 2 * n, attempt)
     return ((words[::2] >> 5) * 2**26 + (words[1::2] >> 6)) * 2.0**-53
 
 def random_next(counter, key):
@@ -485,11 +485,44 @@ def normal(key, y, mean, std):
 
     Box, Muller: "A note on the generation of random normal deviates", 1958.
     """
-    n = len(y)
-    u, v = _uniform53(key, n + n % 2).reshape(-1, 2).T
+    y[...] = mean + std * _normal(key, len(y))
+
+def _normal(key, n, attempt=0):
+    u, v = _uniform53(key, n + n % 2, attempt).reshape(-1, 2).T
     radius, angle = np.sqrt(-2 * np.log(1 - u)), 2 * np.pi * v           # 1 - u is in (0, 1]
-    z = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1)[:n]
-    y[...] = mean + std * z
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1)[:n]
+
+def trunc_normal(key, y, mean, std, low, high):
+    """y = mean + std z with z standard normal, drawn again until it lies in [low, high].
+
+    Where less than 0.3 of z would, uniform numbers are drawn, and taken with the probability of the density over its
+    highest value there. Robert: "Simulation of truncated normal variables", 1995.
+    """
+    cdf = [math.erf((end - mean) / std / math.sqrt(2)) / 2 for end in (low, high)]
+    peak = float(np.clip(mean, low, high))
+    value, wrong, attempt = np.empty(len(y)), np.arange(len(y)), 0
+    while len(wrong):
+        if cdf[1] - cdf[0] > 0.3:
+            drawn = mean + std * _normal(key, len(wrong), attempt)
+            fits = (drawn >= low) & (drawn <= high)
+        else:
+            u, chance = _uniform53(key, 2 * len(wrong), attempt).reshape(2, -1)
+            drawn = low + u * (high - low)
+            fits = chance < np.exp((np.square(peak - mean) - np.square(drawn - mean)) / (2 * std * std))
+        value[wrong[fits]], wrong, attempt = drawn[fits], wrong[~fits], attempt + 1
+    y[...] = value
+    np.clip(y, low, high, out=y)                                         # float32 may have rounded out of it
+
+def orthogonal(key, y, rows, gain):
+    """y = gain Q, Q rows by n / rows from the QR decomposition of normal numbers, with R's diagonal positive.
+
+    Mezzadri: "How to generate random matrices from the classical compact groups", 2007. If wider than high, transposed.
+    """
+    z = _normal(key, len(y)).reshape(int(rows), -1)
+    wide = z.shape[0] < z.shape[1]
+    q, r = np.linalg.qr(z.T if wide else z)
+    q = q * np.sign(np.diagonal(r))
+    y[...] = gain * (q.T if wide else q).reshape(-1)
 
 def permutation(key, y):
     """y = 0, ..., n - 1 in the order of n random words of 64 bits."""

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Optimizers and learning rates, with torch's names and defaults. Schedules are imported when they are first asked for."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any
 
 from .optimizers import OPTIMIZERS, SGD, Adadelta, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-if TYPE_CHECKING:
+if _TYPE_CHECKING:
     from . import lr_scheduler
 
 __all__ = ["OPTIMIZERS", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "lr_scheduler"]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """torch.utils: data sets and loaders, which are imported when they are first asked for."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
+if _TYPE_CHECKING:
     from . import data
 
 __all__ = ["data"]
