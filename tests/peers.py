@@ -179,7 +179,10 @@ def parameters(f):
         given = inspect.signature(f).parameters.values()
     except (TypeError, ValueError):
         return None
-    return [[p.name, "-" if p.default is p.empty else repr(p.default)] for p in given if p.name != "self"]
+    def text(default):
+        return "-" if default is inspect.Parameter.empty else "None" if type(default).__name__ == "Generator" else repr(default)
+
+    return [[p.name, text(p.default)] for p in given if p.name != "self"]     # None is torch's default generator too
 
 
 def defaults(t, names=None):
