@@ -168,6 +168,192 @@ DEFINE(amsgrad)
     return PN_OK;
 }
 
+/* Adam with the distance of g from its mean for g in the second moment, which eps keeps above 0. */
+DEFINE(adabelief)
+{
+    ADAM(3);
+    const T floor = (T)hyper[3];
+    EACH_VECTOR(
+        vec w = LOAD(p), d = decayed(sign * (g_stride ? LOAD(g) : vset(*g)), w, added);
+        vec mean = beta1 * LOAD(m) + rest1 * d, off = d - mean;
+        vec square = beta2 * LOAD(v) + rest2 * off * off + floor;
+        STORE(m, mean);
+        STORE(v, square);
+        STORE(p, shrink * w - rate * mean / (vsqrt(square) + eps));
+    );
+    return PN_OK;
+}
+
+DEFINE(yogi)
+{
+    ADAM(3);
+    (void)beta2;
+    EACH_VECTOR(
+        vec w = LOAD(p), d = decayed(sign * (g_stride ? LOAD(g) : vset(*g)), w, added);
+        vec mean = beta1 * LOAD(m) + rest1 * d, second = d * d, old = LOAD(v);
+        vec square = old - rest2 * vsign(old - second) * second;
+        STORE(m, mean);
+        STORE(v, square);
+        STORE(p, shrink * w - rate * mean / (vsqrt(square) + eps));
+    );
+    return PN_OK;
+}
+
+DEFINE(adamax)
+{
+    OPTIMIZER(3, 4, 5);
+    T *p = OUT(T, 0), *m = OUT(T, 1), *u = OUT(T, 2);
+    const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]), beta2 = (T)hyper[2], eps = (T)hyper[3];
+    const T rate = (T)(hyper[0] / (1 - pow(hyper[1], hyper[6])));
+    EACH_VECTOR(
+        vec w = LOAD(p), d = GRADIENT(w);
+        vec mean = beta1 * LOAD(m) + rest1 * d, highest = vmax(beta2 * LOAD(u), vabs(d) + eps);
+        STORE(m, mean);
+        STORE(u, highest);
+        STORE(p, w - rate * mean / highest);
+    );
+    return PN_OK;
+}
+
+/* While the variance of the first steps cannot be told, momentum alone. */
+DEFINE(radam)
+{
+    OPTIMIZER(3, 4, 6);
+    T *p = OUT(T, 0), *m = OUT(T, 1), *v = OUT(T, 2);
+    const int decoupled = hyper[5] != 0;
+    const double step = hyper[7], left = pow(hyper[2], step), longest = 2 / (1 - hyper[2]) - 1;
+    const double length = longest - 2 * step * left / (1 - left);
+    const int rectified = length > 5;
+    const double lr = hyper[0] / (1 - pow(hyper[1], step));
+    const double share = sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length));
+    const T rate = (T)(rectified ? lr * share * sqrt(1 - left) : lr), eps = (T)hyper[3];
+    const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]), beta2 = (T)hyper[2], rest2 = (T)(1 - hyper[2]);
+    const T shrink = decoupled ? (T)(1 - hyper[0] * hyper[4]) : 1, added = decoupled ? 0 : weight_decay;
+    EACH_VECTOR(
+        vec w = LOAD(p), d = decayed(sign * (g_stride ? LOAD(g) : vset(*g)), w, added);
+        vec mean = beta1 * LOAD(m) + rest1 * d, square = beta2 * LOAD(v) + rest2 * d * d;
+        vec move = rate * mean;
+        if (rectified) move /= vsqrt(square) + eps;
+        STORE(m, mean);
+        STORE(v, square);
+        STORE(p, shrink * w - move);
+    );
+    return PN_OK;
+}
+
+DEFINE(nadam)
+{
+    OPTIMIZER(3, 4, 7);
+    T *p = OUT(T, 0), *m = OUT(T, 1), *v = OUT(T, 2);
+    const int decoupled = hyper[6] != 0;
+    const double lr = hyper[0], mu = hyper[8], mu_next = hyper[9], product = hyper[10];
+    const T now = (T)(lr * (1 - mu) / (1 - product)), next = (T)(lr * mu_next / (1 - product * mu_next));
+    const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]), beta2 = (T)hyper[2], rest2 = (T)(1 - hyper[2]);
+    const T root = (T)sqrt(1 - pow(hyper[2], hyper[11])), eps = (T)hyper[3];
+    const T shrink = decoupled ? (T)(1 - lr * hyper[4]) : 1, added = decoupled ? 0 : weight_decay;
+    EACH_VECTOR(
+        vec w = LOAD(p), d = decayed(sign * (g_stride ? LOAD(g) : vset(*g)), w, added);
+        vec mean = beta1 * LOAD(m) + rest1 * d, square = beta2 * LOAD(v) + rest2 * d * d;
+        STORE(m, mean);
+        STORE(v, square);
+        STORE(p, shrink * w - (now * d + next * mean) / (vsqrt(square) / root + eps));
+    );
+    return PN_OK;
+}
+
+/* Each number has a step size of its own; where the sign of its gradient changes it waits for the next step. */
+DEFINE(rprop)
+{
+    const int64_t n = c->dim[0], g_stride = STRIDE(3, 0);
+    T *p = OUT(T, 0), *prev = OUT(T, 1), *size = OUT(T, 2);
+    const T *g = IN(T, 3);
+    const double *hyper = IN(double, 4);
+    const T sign = hyper[5] != 0 ? -1 : 1;
+    const vec minus = vset((T)hyper[1]), plus = vset((T)hyper[2]), low = vset((T)hyper[3]), high = vset((T)hyper[4]);
+    EACH_VECTOR(
+        vec d = sign * (g_stride ? LOAD(g) : vset(*g)), same = d * LOAD(prev);
+        vec step = vclamp(LOAD(size) * vsel(same > 0, plus, vsel(same < 0, minus, vset(1))), low, high);
+        d = vsel(same < 0, vset(0), d);
+        STORE(size, step);
+        STORE(p, LOAD(p) - vsign(d) * step);
+        STORE(prev, d);
+    );
+    return PN_OK;
+}
+
+DEFINE(asgd)
+{
+    OPTIMIZER(2, 4, 5);
+    T *p = OUT(T, 0), *ax = OUT(T, 1);
+    const T eta = (T)hyper[6], mu = (T)hyper[7], shrink = (T)(1 - hyper[1] * hyper[6]);
+    const int first = hyper[7] == 1;
+    EACH_VECTOR(
+        vec w = LOAD(p), d = GRADIENT(w);
+        w = shrink * w - eta * d;
+        vec average = w;
+        if (!first) average = LOAD(ax) + mu * (w - LOAD(ax));
+        STORE(p, w);
+        STORE(ax, average);
+    );
+    return PN_OK;
+}
+
+DEFINE(lion)
+{
+    const int64_t n = c->dim[0], g_stride = STRIDE(2, 0);
+    T *p = OUT(T, 0), *m = OUT(T, 1);
+    const T *g = IN(T, 2);
+    const double *hyper = IN(double, 3);
+    const T sign = hyper[4] != 0 ? -1 : 1, lr = (T)hyper[0], shrink = (T)(1 - hyper[0] * hyper[3]);
+    const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]), beta2 = (T)hyper[2], rest2 = (T)(1 - hyper[2]);
+    EACH_VECTOR(
+        vec w = LOAD(p), d = sign * (g_stride ? LOAD(g) : vset(*g)), mean = LOAD(m);
+        STORE(m, beta2 * mean + rest2 * d);
+        STORE(p, shrink * w - lr * vsign(beta1 * mean + rest1 * d));
+    );
+    return PN_OK;
+}
+
+/* p is where gradients are taken, between z, where the steps lead, and the average of all z. */
+DEFINE(schedulefree)
+{
+    OPTIMIZER(3, 4, 8);
+    T *p = OUT(T, 0), *z = OUT(T, 1), *v = OUT(T, 2);
+    const T beta2 = (T)hyper[2], rest2 = (T)(1 - hyper[2]), eps = (T)hyper[3];
+    const T rate = (T)hyper[9], pull = (T)hyper[10], push = (T)(hyper[9] * (hyper[1] * (1 - hyper[10]) - 1));
+    const T root = (T)sqrt(1 - pow(hyper[2], hyper[13]));
+    EACH_VECTOR(
+        vec w = LOAD(p), d = sign * (g_stride ? LOAD(g) : vset(*g)), far = LOAD(z);
+        vec square = beta2 * LOAD(v) + rest2 * d * d;
+        d = decayed(d / (vsqrt(square) / root + eps), w, weight_decay);
+        STORE(v, square);
+        STORE(p, w + pull * (far - w) + push * d);
+        STORE(z, far - rate * d);
+    );
+    return PN_OK;
+}
+
+/* The direction u; how far, the norms of p and u say. */
+DEFINE(lamb)
+{
+    const int64_t n = c->dim[0], p_stride = STRIDE(2, 0), g_stride = STRIDE(3, 0);
+    T *m = OUT(T, 0), *v = OUT(T, 1), *u = OUT(T, 5);
+    const T *p = IN(T, 2), *g = IN(T, 3);
+    const double *hyper = IN(double, 4);
+    const T sign = hyper[5] != 0 ? -1 : 1, weight_decay = (T)hyper[4], eps = (T)hyper[3];
+    const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]), beta2 = (T)hyper[2], rest2 = (T)(1 - hyper[2]);
+    const T whole = (T)(1 - pow(hyper[1], hyper[6])), root = (T)sqrt(1 - pow(hyper[2], hyper[6]));
+    EACH_VECTOR(
+        vec d = sign * (g_stride ? LOAD(g) : vset(*g));
+        vec mean = beta1 * LOAD(m) + rest1 * d, square = beta2 * LOAD(v) + rest2 * d * d;
+        STORE(m, mean);
+        STORE(v, square);
+        d = mean / whole / (vsqrt(square) / root + eps);
+        STORE(u, decayed(d, p_stride ? LOAD(p) : vset(*p), weight_decay));
+    );
+    return PN_OK;
+}
+
 /* Once a step, before the parameters: counts it in the last entry. */
 DEFINE(tick)
 {
@@ -193,5 +379,58 @@ DEFINE(adam_tick)
     hyper[9 * s] = step;
     hyper[7 * s] = lr / (1 - pow(beta1, step));
     hyper[8 * s] = sqrt(1 - pow(beta2, step));
+    return PN_OK;
+}
+
+DEFINE(nadam_tick)
+{
+    double *hyper = OUT(double, 0);
+    const int64_t s = STRIDE(0, 0);
+    const double beta1 = hyper[s], decay = hyper[5 * s], step = hyper[11 * s] + 1;
+    hyper[11 * s] = step;
+    hyper[8 * s] = beta1 * (1 - 0.5 * pow(0.96, step * decay));
+    hyper[9 * s] = beta1 * (1 - 0.5 * pow(0.96, (step + 1) * decay));
+    hyper[10 * s] *= hyper[8 * s];
+    return PN_OK;
+}
+
+/* This step's eta and mu are what the one before has left. */
+DEFINE(asgd_tick)
+{
+    double *hyper = OUT(double, 0);
+    const int64_t s = STRIDE(0, 0);
+    const double lr = hyper[0], lambd = hyper[s], alpha = hyper[2 * s], t0 = hyper[3 * s], step = hyper[10 * s] + 1;
+    hyper[10 * s] = step;
+    hyper[6 * s] = hyper[8 * s];
+    hyper[7 * s] = hyper[9 * s];
+    hyper[8 * s] = lr / pow(1 + lambd * lr * step, alpha);
+    hyper[9 * s] = 1 / (step - t0 > 1 ? step - t0 : 1);
+    return PN_OK;
+}
+
+DEFINE(schedulefree_tick)
+{
+    double *hyper = OUT(double, 0);
+    const int64_t s = STRIDE(0, 0);
+    const double step = hyper[13 * s] + 1, warmup = hyper[7 * s];
+    const double rate = step < warmup ? hyper[0] * step / warmup : hyper[0];
+    const double lr_max = rate > hyper[11 * s] ? rate : hyper[11 * s];
+    const double weight = pow(step, hyper[5 * s]) * pow(lr_max, hyper[6 * s]), sum = hyper[12 * s] + weight;
+    hyper[13 * s] = step;
+    hyper[9 * s] = rate;
+    hyper[10 * s] = sum > 0 ? weight / sum : 0;
+    hyper[11 * s] = lr_max;
+    hyper[12 * s] = sum;
+    return PN_OK;
+}
+
+DEFINE(adafactor_tick)
+{
+    double *hyper = OUT(double, 0);
+    const int64_t s = STRIDE(0, 0);
+    const double lr = hyper[0], step = hyper[8 * s] + 1, slow = 1 / sqrt(step);
+    hyper[8 * s] = step;
+    hyper[6 * s] = pow(step, hyper[s]);
+    hyper[7 * s] = lr < slow ? lr : slow;
     return PN_OK;
 }

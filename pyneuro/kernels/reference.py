@@ -624,6 +624,112 @@ def amsgrad(p, m, v, peak, g, hyper):
     np.maximum(peak, v, out=peak)
     p -= rate * m / (np.sqrt(peak) / root + eps)
 
+def adabelief(p, m, v, g, hyper):
+    """adam with v = beta2 v + (1 - beta2) (g - m)^2 + eps. Zhuang et al. 2020."""
+    lr, beta1, beta2, eps, weight_decay, decoupled, maximize, rate, root, _ = hyper.tolist()
+    g = _direction(p, g, 0 if decoupled else weight_decay, maximize)
+    if decoupled:
+        p *= 1 - lr * weight_decay
+    m[...] = beta1 * m + (1 - beta1) * g
+    v[...] = beta2 * v + (1 - beta2) * np.square(g - m) + eps
+    p -= rate * m / (np.sqrt(v) / root + eps)
+
+def yogi(p, m, v, g, hyper):
+    """adam with v = v - (1 - beta2) sign(v - g^2) g^2. Zaheer et al. 2018."""
+    lr, beta1, beta2, eps, weight_decay, decoupled, maximize, rate, root, _ = hyper.tolist()
+    g = _direction(p, g, 0 if decoupled else weight_decay, maximize)
+    if decoupled:
+        p *= 1 - lr * weight_decay
+    m[...] = beta1 * m + (1 - beta1) * g
+    v -= (1 - beta2) * np.sign(v - g * g) * g * g
+    p -= rate * m / (np.sqrt(v) / root + eps)
+
+def adamax(p, m, u, g, hyper):
+    """m = beta1 m + (1 - beta1) g; u = max(beta2 u, |g| + eps); p = p - lr / (1 - beta1^step) m / u. Kingma, Ba 2014."""
+    lr, beta1, beta2, eps, weight_decay, maximize, step = hyper.tolist()
+    g = _direction(p, g, weight_decay, maximize)
+    m[...] = beta1 * m + (1 - beta1) * g
+    u[...] = np.maximum(beta2 * u, np.absolute(g) + eps)
+    p -= lr / (1 - beta1**step) * m / u
+
+def radam(p, m, v, g, hyper):
+    """adam with the step times sqrt((r-4)(r-2)R / ((R-4)(R-2)r)), r = R - 2 step beta2^step / (1 - beta2^step), R = 2 / (1 - beta2) - 1;
+    where r <= 5, p = p - lr m / (1 - beta1^step). Liu et al. 2019."""
+    lr, beta1, beta2, eps, weight_decay, decoupled, maximize, step = hyper.tolist()
+    g = _direction(p, g, 0 if decoupled else weight_decay, maximize)
+    if decoupled:
+        p *= 1 - lr * weight_decay
+    m[...] = beta1 * m + (1 - beta1) * g
+    v[...] = beta2 * v + (1 - beta2) * g * g
+    lr /= 1 - beta1**step
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * step * beta2**step / (1 - beta2**step)
+    if length > 5:
+        share = math.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
+        p -= lr * share * m * math.sqrt(1 - beta2**step) / (np.sqrt(v) + eps)
+    else:
+        p -= lr * m
+
+def nadam(p, m, v, g, hyper):
+    """adam with (1 - mu) g / (1 - mu_product) + mu_next m / (1 - mu_product mu_next) for m^: Nesterov's momentum.
+
+    Dozat: "Incorporating Nesterov Momentum into Adam", 2016.
+    """
+    lr, beta1, beta2, eps, weight_decay, _, decoupled, maximize, mu, mu_next, product, step = hyper.tolist()
+    g = _direction(p, g, 0 if decoupled else weight_decay, maximize)
+    if decoupled:
+        p *= 1 - lr * weight_decay
+    m[...] = beta1 * m + (1 - beta1) * g
+    v[...] = beta2 * v + (1 - beta2) * g * g
+    move = lr * (1 - mu) / (1 - product) * g + lr * mu_next / (1 - product * mu_next) * m
+    p -= move / (np.sqrt(v) / math.sqrt(1 - beta2**step) + eps)
+
+def rprop(p, prev, size, g, hyper):
+    """size times eta_plus where g has the sign that it had, eta_minus where it has changed, within [step_min, step_max]; p = p - sign(g) size,
+    but where the sign has changed p and the sign wait for the next step. Riedmiller, Braun 1993."""
+    _, eta_minus, eta_plus, step_min, step_max, maximize, _ = hyper.tolist()
+    g = -g if maximize else g
+    same = g * prev
+    size[...] = np.clip(size * np.where(same > 0, eta_plus, np.where(same < 0, eta_minus, 1)).astype(p.dtype), step_min, step_max)
+    g = np.where(same < 0, 0, g)
+    p -= np.sign(g) * size
+    prev[...] = g
+
+def asgd(p, ax, g, hyper):
+    """p = (1 - lambd now) p - now g; ax = ax + share (p - ax), ax = p where share is 1. Polyak, Juditsky 1992."""
+    _, lambd, _, _, weight_decay, maximize, now, share, _, _, _ = hyper.tolist()
+    g = _direction(p, g, weight_decay, maximize)
+    p[...] = (1 - lambd * now) * p - now * g
+    ax[...] = p if share == 1 else ax + share * (p - ax)
+
+def lion(p, m, g, hyper):
+    """p = (1 - lr weight_decay) p - lr sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g. Chen et al. 2023."""
+    lr, beta1, beta2, weight_decay, maximize, _ = hyper.tolist()
+    g = -g if maximize else g
+    p[...] = (1 - lr * weight_decay) * p - lr * np.sign(beta1 * m + (1 - beta1) * g)
+    m[...] = beta2 * m + (1 - beta2) * g
+
+def schedulefree(p, z, v, g, hyper):
+    """v = beta2 v + (1 - beta2) g^2; d = g / (sqrt(v) / root + eps) + weight_decay p, root = sqrt(1 - beta2^step);
+    p = p + pull (z - p) + rate (beta1 (1 - pull) - 1) d; z = z - rate d. Defazio et al. 2024."""
+    _, beta1, beta2, eps, weight_decay, _, _, _, maximize, rate, pull, _, _, step = hyper.tolist()
+    g = -g if maximize else g
+    v[...] = beta2 * v + (1 - beta2) * g * g
+    d = g / (np.sqrt(v) / math.sqrt(1 - beta2**step) + eps)
+    d = d + weight_decay * p if weight_decay else d
+    p += pull * (z - p) + rate * (beta1 * (1 - pull) - 1) * d
+    z -= rate * d
+
+def lamb(m, v, p, g, hyper, u):
+    """u = m^ / (sqrt(v^) + eps) + weight_decay p with adam's moments m^ and v^, without bias. You et al. 2019."""
+    _, beta1, beta2, eps, weight_decay, maximize, step = hyper.tolist()
+    g = -g if maximize else g
+    m[...] = beta1 * m + (1 - beta1) * g
+    v[...] = beta2 * v + (1 - beta2) * g * g
+    u[...] = m / (1 - beta1**step) / (np.sqrt(v) / math.sqrt(1 - beta2**step) + eps)
+    if weight_decay:
+        u += weight_decay * p
+
 def tick(hyper):
     """step = step + 1"""
     hyper[-1:] += 1
@@ -640,6 +746,37 @@ def adam_tick(hyper):
     lr, beta1, beta2, step = hyper[[0, 1, 2, 9]]
     hyper[7] = lr / (1 - beta1**step)
     hyper[8] = np.sqrt(1 - beta2**step)
+
+def nadam_tick(hyper):
+    """step = step + 1; mu = beta1 (1 - 0.96^(step momentum_decay) / 2), mu_next that of the next step; mu_product = mu_product mu"""
+    hyper[11] += 1
+    beta1, decay, step = hyper[[1, 5, 11]].tolist()
+    hyper[8:10] = [beta1 * (1 - 0.5 * 0.96**(t * decay)) for t in (step, step + 1)]
+    hyper[10] *= hyper[8]
+
+def asgd_tick(hyper):
+    """step = step + 1; now = eta, share = mu; eta = lr / (1 + lambd lr step)^alpha; mu = 1 / max(1, step - t0)"""
+    hyper[10] += 1
+    lr, lambd, alpha, t0, _, _, _, _, _, _, step = hyper.tolist()
+    hyper[6:8] = hyper[8:10]
+    hyper[8:10] = lr / (1 + lambd * lr * step)**alpha, 1 / (step - t0 if step - t0 > 1 else 1)
+
+def schedulefree_tick(hyper):
+    """step = step + 1; rate = lr, less in warmup_steps; lr_max the largest rate so far; pull = w / (sum of w so far),
+    w = step^r lr_max^weight_lr_power"""
+    hyper[13] += 1
+    lr, _, _, _, _, r, power, warmup, _, _, _, lr_max, total, step = hyper.tolist()
+    rate = lr * step / warmup if step < warmup else lr
+    lr_max = rate if rate > lr_max else lr_max
+    weight = step**r * lr_max**power
+    total += weight
+    hyper[9:13] = rate, weight / total if total > 0 else 0, lr_max, total
+
+def adafactor_tick(hyper):
+    """step = step + 1; share = step^beta2_decay; rate = min(lr, 1 / sqrt(step))"""
+    hyper[8] += 1
+    lr, decay, step = hyper[[0, 1, 8]].tolist()
+    hyper[6:8] = step**decay, np.minimum(lr, 1 / math.sqrt(step))
 
 
 # Activations: the value y = f(x), the gradient dx = dy f'(x), and the curvature: g times the derivative of the gradient

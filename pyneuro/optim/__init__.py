@@ -4,12 +4,35 @@
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
-from .optimizers import OPTIMIZERS, SGD, Adadelta, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from .optimizers import (
+    ASGD,
+    LAMB,
+    OPTIMIZERS,
+    SGD,
+    AdaBelief,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    AdamWScheduleFree,
+    Lion,
+    Muon,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+    Rprop,
+    Yogi,
+)
 
 if _TYPE_CHECKING:
     from . import lr_scheduler
 
-__all__ = ["OPTIMIZERS", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "lr_scheduler"]
+__all__ = ["ASGD", "LAMB", "OPTIMIZERS", "SGD", "AdaBelief", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW",
+           "AdamWScheduleFree", "Adamax", "Lion", "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "Yogi",
+           "lr_scheduler"]
 
 
 def __getattr__(name: str) -> Any:

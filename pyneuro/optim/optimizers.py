@@ -13,13 +13,18 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..graph import enable_grad, tell_grad
+from ..graph import enable_grad, no_grad, tell_grad
 from ..kernels import ShapeError, run_all, unrecorded, watcher, watchers
 from ..tensor import Tensor, wrap
 
 # What a number must satisfy; checked for every group.
-_NOT_NEGATIVE = ("lr", "eps", "weight_decay", "momentum", "alpha", "lr_decay", "initial_accumulator_value")
-_RANGES = {**dict.fromkeys(_NOT_NEGATIVE, (0.0, math.inf)), "rho": (0.0, 1.0)}
+_NOT_NEGATIVE = ("lr", "eps", "weight_decay", "momentum", "alpha", "lr_decay", "initial_accumulator_value", "momentum_decay")
+_RANGES = {**dict.fromkeys(_NOT_NEGATIVE, (0.0, math.inf)), "rho": (0.0, 1.0), "beta2_decay": (-math.inf, 0.0),
+           "d": (1.0, math.inf)}
+
+# Names of the hyper buffer that are parts of a group's tuples.
+_PARTS = {"beta1": ("betas", 0), "beta2": ("betas", 1), "eta_minus": ("etas", 0), "eta_plus": ("etas", 1),
+          "step_min": ("step_sizes", 0), "step_max": ("step_sizes", 1), "eps2": ("eps", 1)}
 
 
 def _numbers(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -44,6 +49,7 @@ class Optimizer:
     """
 
     hyper: tuple[str, ...] = ()  # the kernel's numbers, in order; those a group does not have are its own
+    shared: tuple[str, ...] = ("step",)  # of these, what is a parameter's state
     tick = "tick"
     _opt_called = False  # for schedules, which want to come after a step
 
@@ -90,7 +96,9 @@ class Optimizer:
 
     def _check(self, group: dict[str, Any]) -> None:
         for name, (low, high) in _RANGES.items():
-            if name in group and not low <= float(group[name]) <= high:
+            if isinstance(group.get(name), Tensor) and group[name].numel() != 1:
+                raise ValueError(f"{type(self).__name__}: {name} as a tensor must have one element")
+            if name in group and isinstance(group[name], (int, float, Tensor)) and not low <= float(group[name]) <= high:
                 raise ValueError(
                     f"{type(self).__name__}: {name} must be between {low:g} and {high:g}, got {group[name]}"
                 )
@@ -102,18 +110,26 @@ class Optimizer:
         """The kernel for a group, and the names of the state it reads, in its order."""
         raise NotImplementedError
 
+    def state_shape(self, p: Tensor, name: str) -> tuple[int, ...]:
+        return p.shape
+
     def first_state(self, p: Tensor, name: str, group: dict[str, Any]) -> Tensor:
-        return wrap(ops.filled(p.shape, p.dtype, 0.0))
+        return wrap(ops.filled(self.state_shape(p, name), p.dtype, 0.0))
 
     def numbers(self, group: dict[str, Any]) -> tuple[float, ...]:
         """The group's part of the hyper buffer, as it stands now."""
         out = []
         for name in self.hyper:
-            if name in ("beta1", "beta2"):
-                out.append(float(group["betas"][name == "beta2"]))
+            if name in _PARTS:
+                key, i = _PARTS[name]
+                out.append(float(group[key][i]))
             elif name in group:
                 out.append(float(group[name]))
         return tuple(out)
+
+    def beginning(self, group: dict[str, Any]) -> dict[str, float]:
+        """What the buffer's own numbers are before the first step, if not 0."""
+        return {}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every parameter that has a gradient. closure: evaluates the loss again, and is what step returns."""
@@ -136,6 +152,16 @@ class Optimizer:
     def _step(self, group: dict[str, Any], active: list[Tensor]) -> None:
         """One step of parameters of one cohort."""
         kernel, names = self.kernel(group)
+        cohort = self._counted(group, active)
+        calls = []
+        for p in active:
+            state = self._state_of(p, names, group)
+            calls.append((p.array, *[state[name].array for name in names], p._grad.array, cohort.hyper))
+            p.storage.version += 1
+        run_all(kernel, calls)
+
+    def _counted(self, group: dict[str, Any], active: list[Tensor]) -> _Cohort:
+        """The cohort of these, with the group's numbers as they are now, one step further."""
         cohort = self._cohort(group, active)
         numbers = self.numbers(group)
         if numbers != cohort.given:
@@ -143,22 +169,22 @@ class Optimizer:
         if watchers and (found := watcher()):
             found.steps_optimizer(self, group, cohort, active)
         ops.run(self.tick, (cohort.hyper,))
-        calls = []
-        for p in active:
-            state = self.state[p]
-            for name in names:
-                if name not in state:
-                    with unrecorded():
-                        state[name] = self.first_state(p, name, group)
-            calls.append((p.array, *[state[name].array for name in names], p._grad.array, cohort.hyper))
-            p.storage.version += 1
-        run_all(kernel, calls)
+        return cohort
+
+    def _state_of(self, p: Tensor, names: tuple[str, ...], group: dict[str, Any]) -> dict[str, Any]:
+        state = self.state[p]
+        for name in names:
+            if name not in state:
+                with unrecorded():
+                    state[name] = self.first_state(p, name, group)
+        return state
 
     def _cohort(self, group: dict[str, Any], active: list[Tensor]) -> _Cohort:
         """The cohort of these; parameters that begin, or that go on without the others, found one of their own."""
         cohort = self._cohorts.get(active[0])
         if cohort is None:
-            cohort = _Cohort(np.zeros(len(self.hyper)))
+            begin = self.beginning(group)
+            cohort = _Cohort(np.array([begin.get(name, 0.0) for name in self.hyper]))
         elif cohort.size == len(active):
             return cohort
         else:
@@ -168,11 +194,12 @@ class Optimizer:
         return cohort
 
     def _join(self, cohort: _Cohort, members: list[Tensor]) -> None:
-        steps = wrap(cohort.hyper[-1:].reshape(()))
+        at = {name: self.hyper.index(name) for name in self.shared}
+        shared = {name: wrap(cohort.hyper[i : i + 1].reshape(())) for name, i in at.items()}
         cohort.size += len(members)
         for p in members:
             self._cohorts[p] = cohort
-            self.state[p]["step"] = steps
+            self.state[p].update(shared)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop every gradient, or zero it in place."""
@@ -189,7 +216,9 @@ class Optimizer:
         """{"state": by number of the parameter, "param_groups": with numbers for parameters}, as torch lays it out."""
         order = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
         state = {
-            order[p]: {k: (v.clone() if k == "step" else v) for k, v in s.items()} for p, s in self.state.items() if s
+            order[p]: {k: (v.clone() if k in self.shared else v) for k, v in s.items()}
+            for p, s in self.state.items()
+            if s
         }
         groups = [
             {**{k: v for k, v in group.items() if k != "params"}, "params": [order[p] for p in group["params"]]}
@@ -218,12 +247,12 @@ class Optimizer:
         for number, saved in state_dict["state"].items():
             p = members[number]
             for name, value in saved.items():
-                if name == "step" or value is None:
+                if name in self.shared or name == "step" or value is None:
                     continue
                 array = (
                     np.asarray(value, p.dtype) if not isinstance(value, Tensor) else value.detach().to(p.dtype).array
                 )
-                if array.shape != p.shape:
+                if array.shape != self.state_shape(p, name):
                     raise ShapeError(
                         f"{name} of parameter {number} is {list(array.shape)}, the parameter {list(p.shape)}"
                     )
@@ -234,14 +263,17 @@ class Optimizer:
         ]
         self.state, self._cohorts = loaded, {}
         for group in self.param_groups:
-            alike: dict[float, list[Tensor]] = {}
+            own = set(group["params"])
+            begin = {**self.beginning(group), "step": 1.0}
+            alike: dict[tuple[float, ...], list[Tensor]] = {}
             for number, p in members.items():
-                if any(p is q for q in group["params"]) and number in state_dict["state"]:
-                    alike.setdefault(float(state_dict["state"][number].get("step", 1)), []).append(p)
-            for steps, together in alike.items():
-                cohort = _Cohort(np.zeros(len(self.hyper)))
-                cohort.hyper[-1] = steps
-                self._join(cohort, together)
+                if p in own and number in state_dict["state"]:
+                    saved = state_dict["state"][number]
+                    key = tuple(float(saved.get(name, begin.get(name, 0.0))) for name in self.shared)
+                    alike.setdefault(key, []).append(p)
+            for values, together in alike.items():
+                known = begin | dict(zip(self.shared, values))
+                self._join(_Cohort(np.array([known.get(name, 0.0) for name in self.hyper])), together)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -367,4 +399,336 @@ class AdamW(Adam):
         )
 
 
-OPTIMIZERS = {c.__name__.lower(): c for c in (SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW)}
+class Adamax(Optimizer):
+    """m = b1 m + (1 - b1) g, u = max(b2 u, |g| + eps), p -= lr / (1 - b1^t) m / u (Kingma and Ba 2015)."""
+
+    hyper = ("lr", "beta1", "beta2", "eps", "weight_decay", "maximize", "step")
+
+    def __init__(self, params: Any, lr: float = 0.002, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0, foreach: bool | None = None, *, maximize: bool = False,
+                 differentiable: bool = False, capturable: bool = False) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "adamax", ("exp_avg", "exp_inf")
+
+
+class NAdam(Optimizer):
+    """Adam with Nesterov's momentum, on a schedule of its own that momentum_decay gives (Dozat 2016)."""
+
+    hyper = ("lr", "beta1", "beta2", "eps", "weight_decay", "momentum_decay", "decoupled_weight_decay", "maximize", "mu",
+             "mu_next", "mu_product", "step")
+    shared = ("mu_product", "step")
+    tick = "nadam_tick"
+
+    def __init__(self, params: Any, lr: float = 0.002, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0, momentum_decay: float = 0.004, decoupled_weight_decay: bool = False, *,
+                 foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
+                 differentiable: bool = False) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "nadam", ("exp_avg", "exp_avg_sq")
+
+    def beginning(self, group: dict[str, Any]) -> dict[str, float]:
+        return {"mu_product": 1.0}
+
+
+class RAdam(Optimizer):
+    """Adam with its first steps, whose variance cannot be told yet, made shorter (Liu et al. 2020)."""
+
+    hyper = ("lr", "beta1", "beta2", "eps", "weight_decay", "decoupled_weight_decay", "maximize", "step")
+
+    def __init__(self, params: Any, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0, decoupled_weight_decay: bool = False, *, foreach: bool | None = None,
+                 maximize: bool = False, capturable: bool = False, differentiable: bool = False) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "radam", ("exp_avg", "exp_avg_sq")
+
+
+class Rprop(Optimizer):
+    """Steps by the sign of g alone, of a size for each number that grows while the sign stays (Riedmiller and Braun 1993).
+
+    lr is where the sizes begin; a change of it later changes nothing.
+    """
+
+    hyper = ("lr", "eta_minus", "eta_plus", "step_min", "step_max", "maximize", "step")
+
+    def __init__(self, params: Any, lr: float = 0.01, etas: tuple[float, float] = (0.5, 1.2),
+                 step_sizes: tuple[float, float] = (1e-6, 50), *, capturable: bool = False, foreach: bool | None = None,
+                 maximize: bool = False, differentiable: bool = False) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        minus, plus = group["etas"]
+        if not 0 < minus < 1 < plus:
+            raise ValueError(f"Rprop: etas must be a number in (0, 1) and one above 1, got {group['etas']}")
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "rprop", ("prev", "step_size")
+
+    def first_state(self, p: Tensor, name: str, group: dict[str, Any]) -> Tensor:
+        return wrap(ops.filled(p.shape, p.dtype, float(group["lr"]) if name == "step_size" else 0.0))
+
+
+class ASGD(Optimizer):
+    """p = (1 - lambd eta) p - eta g, eta = lr / (1 + lambd lr t)^alpha; state "ax" is the mean of p from step t0 on
+    (Polyak and Juditsky 1992). eta is made from lr at the step before, so a change of it is felt a step later."""
+
+    hyper = ("lr", "lambd", "alpha", "t0", "weight_decay", "maximize", "now", "share", "eta", "mu", "step")
+    shared = ("eta", "mu", "step")
+    tick = "asgd_tick"
+
+    def __init__(self, params: Any, lr: float = 0.01, lambd: float = 0.0001, alpha: float = 0.75, t0: float = 1000000.0,
+                 weight_decay: float = 0, foreach: bool | None = None, maximize: bool = False,
+                 differentiable: bool = False, capturable: bool = False) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "asgd", ("ax",)
+
+    def beginning(self, group: dict[str, Any]) -> dict[str, float]:
+        return {"eta": float(group["lr"]), "mu": 1.0}
+
+
+class Lion(Optimizer):
+    """p -= lr sign(b1 m + (1 - b1) g), m = b2 m + (1 - b2) g, with decoupled weight decay (Chen et al. 2023)."""
+
+    hyper = ("lr", "beta1", "beta2", "weight_decay", "maximize", "step")
+
+    def __init__(self, params: Any, lr: float = 0.0001, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0,
+                 *, maximize: bool = False) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "lion", ("exp_avg",)
+
+
+class AdaBelief(Optimizer):
+    """Adam whose second moment is of g - m, what the mean did not foresee (Zhuang et al. 2020)."""
+
+    hyper = Adam.hyper
+    tick = "adam_tick"
+
+    def __init__(self, params: Any, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-16,
+                 weight_decay: float = 0, decoupled_weight_decay: bool = True, *, maximize: bool = False) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "adabelief", ("exp_avg", "exp_avg_var")
+
+
+class Yogi(Optimizer):
+    """Adam whose second moment grows by (1 - b2) g^2 at most, and shrinks no faster (Zaheer et al. 2018)."""
+
+    hyper = Adam.hyper
+    tick = "adam_tick"
+
+    def __init__(self, params: Any, lr: float = 0.01, betas: tuple[float, float] = (0.9, 0.999), eps: float = 0.001,
+                 weight_decay: float = 0, initial_accumulator_value: float = 1e-6, decoupled_weight_decay: bool = False,
+                 *, maximize: bool = False) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "yogi", ("exp_avg", "exp_avg_sq")
+
+    def first_state(self, p: Tensor, name: str, group: dict[str, Any]) -> Tensor:
+        begin = group["initial_accumulator_value"] if name == "exp_avg_sq" else 0.0
+        return wrap(ops.filled(p.shape, p.dtype, float(begin)))
+
+
+class AdamWScheduleFree(Optimizer):
+    """AdamW without a schedule: gradients are taken between z, which steps, and x, the mean of all z (Defazio et al. 2024).
+
+    train() before training and eval() before evaluating put parameters where gradients are taken and at x; step() outside
+    of train() raises RuntimeError. It begins in train().
+    """
+
+    hyper = ("lr", "beta1", "beta2", "eps", "weight_decay", "r", "weight_lr_power", "warmup_steps", "maximize", "rate", "pull",
+             "lr_max", "weight_sum", "step")
+    shared = ("lr_max", "weight_sum", "step")
+    tick = "schedulefree_tick"
+
+    def __init__(self, params: Any, lr: float = 0.0025, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0, warmup_steps: int = 0, r: float = 0.0, weight_lr_power: float = 2.0, *,
+                 maximize: bool = False) -> None:
+        super().__init__(params, {**_numbers(locals()), "train_mode": True})
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "schedulefree", ("z", "exp_avg_sq")
+
+    def first_state(self, p: Tensor, name: str, group: dict[str, Any]) -> Tensor:
+        return p.detach().clone() if name == "z" else super().first_state(p, name, group)
+
+    def _step(self, group: dict[str, Any], active: list[Tensor]) -> None:
+        if not group["train_mode"]:
+            raise RuntimeError("AdamWScheduleFree steps in train mode: call its train() after eval()")
+        super()._step(group, active)
+
+    @no_grad
+    def train(self) -> None:
+        """Parameters at the point where gradients are taken."""
+        self._move(True, lambda beta1: 1 - beta1)
+
+    @no_grad
+    def eval(self) -> None:
+        """Parameters at the mean, which is the result."""
+        self._move(False, lambda beta1: 1 - 1 / beta1)
+
+    def _move(self, train: bool, share: Callable[[float], float]) -> None:
+        for group in self.param_groups:
+            if group["train_mode"] is train:
+                continue
+            group["train_mode"] = train
+            for p in group["params"]:
+                if "z" in self.state.get(p, {}):
+                    p.add_((self.state[p]["z"] - p) * share(float(group["betas"][0])))
+
+
+class _Composed(Optimizer):
+    """An optimizer that looks at a parameter as a whole: made of tensor operations, on numbers that stay in the buffer."""
+
+    def move(self, p: Any, g: Any, state: dict[str, Any], h: dict[str, Any], group: dict[str, Any], hyper: Any) -> None:
+        """Change p and state in place. g: the gradient to descend; h: the buffer's numbers as tensors."""
+        raise NotImplementedError
+
+    def _step(self, group: dict[str, Any], active: list[Tensor]) -> None:
+        cohort = self._counted(group, active)
+        names = self.kernel(group)[1]
+        with no_grad():
+            h = {name: wrap(cohort.hyper[i : i + 1].reshape(())) for i, name in enumerate(self.hyper)}
+            for p in active:
+                state = self._state_of(p, self.state_names(p, names), group)
+                self.move(p.detach(), p._grad.detach(), state, h, group, cohort.hyper)
+
+    def state_names(self, p: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
+        return names
+
+
+def _norm(x: Any) -> Any:
+    return (x * x).sum().sqrt()
+
+
+class LAMB(_Composed):
+    """Adam's direction u with weight decay, as long as lr |p|, or lr |u| where p or u is 0 (You et al. 2020)."""
+
+    hyper = ("lr", "beta1", "beta2", "eps", "weight_decay", "maximize", "step")
+
+    def __init__(self, params: Any, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
+                 weight_decay: float = 0, *, maximize: bool = False) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "lamb", ("exp_avg", "exp_avg_sq")
+
+    def move(self, p: Any, g: Any, state: dict[str, Any], h: dict[str, Any], group: dict[str, Any], hyper: Any) -> None:
+        u = wrap(ops.empty(p.shape, p.dtype))
+        ops.run("lamb", (state["exp_avg"].array, state["exp_avg_sq"].array, p.array, g.array, hyper, u.array))
+        long, wide = _norm(p), _norm(u)
+        moves = (long > 0) & (wide > 0)
+        p.sub_(u * (h["lr"].to(p.dtype) * (long / wide).where(moves, long.new_constant(1.0))))
+
+
+class Adafactor(_Composed):
+    """Adam whose second moment of a matrix is held as the means of its rows and columns, whose steps are relative to the size
+    of p, and whose updates of a root mean square above d are scaled down to it (Shazeer and Stern 2018)."""
+
+    hyper = ("lr", "beta2_decay", "eps2", "d", "weight_decay", "maximize", "share", "rate", "step")
+    tick = "adafactor_tick"
+
+    def __init__(self, params: Any, lr: float = 0.01, beta2_decay: float = -0.8, eps: tuple[float | None, float] = (None, 0.001),
+                 d: float = 1.0, weight_decay: float = 0.0, *, foreach: bool | None = None, maximize: bool = False) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        for i, eps in enumerate(group["eps"]):
+            if eps is not None and eps < 0:
+                raise ValueError(f"Adafactor: eps[{i}] must not be negative, got {eps}")
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "", ()
+
+    def state_names(self, p: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
+        return ("row_var", "col_var") if p.ndim > 1 else ("variance",)
+
+    def state_shape(self, p: Tensor, name: str) -> tuple[int, ...]:
+        if name == "row_var":
+            return (*p.shape[:-1], 1)
+        return (*p.shape[:-2], 1, p.shape[-1]) if name == "col_var" else p.shape
+
+    def move(self, p: Any, g: Any, state: dict[str, Any], h: dict[str, Any], group: dict[str, Any], hyper: Any) -> None:
+        eps = group["eps"][0]
+        eps = float(np.finfo(p.dtype).eps) if eps is None else float(eps)
+        g = g * (1 - 2 * h["maximize"])
+        size = p.numel() ** 0.5
+        alpha = (_norm(p) / size).maximum(h["eps2"].to(p.dtype)) * h["rate"].to(p.dtype)
+        p.mul_(1 - h["lr"] * h["weight_decay"])
+        squared = g * g
+        if p.ndim > 1:
+            row, column = state["row_var"], state["col_var"]
+            row.add_((squared.mean(-1, keepdim=True) - row) * h["share"])
+            column.add_((squared.mean(-2, keepdim=True) - column) * h["share"])
+            estimate = row @ column / row.mean(-2, keepdim=True).clamp(min=eps)
+        else:
+            estimate = state["variance"]
+            estimate.add_((squared - estimate) * h["share"])
+        update = g / estimate.clamp(min=eps * eps).sqrt()
+        p.sub_(update * (alpha / (_norm(update) / (size * h["d"].to(p.dtype))).clamp(min=1.0)))
+
+
+class Muon(_Composed):
+    """Momentum whose matrix is made nearly orthogonal by Newton and Schulz's iteration (Jordan 2024), for matrices only.
+
+    The iteration runs in the parameter's own type, torch's in bfloat16. adjust_lr_fn: "original" (None) scales lr by
+    sqrt(max(1, rows / columns)), "match_rms_adamw" by 0.2 sqrt(max(rows, columns)).
+    """
+
+    hyper = ("lr", "weight_decay", "momentum", "step")
+    shared = ()
+
+    def __init__(self, params: Any, lr: float = 0.001, weight_decay: float = 0.1, momentum: float = 0.95,
+                 nesterov: bool = True, ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+                 eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        if group["adjust_lr_fn"] not in (None, "original", "match_rms_adamw"):
+            raise ValueError(f"Muon: adjust_lr_fn must be 'original' or 'match_rms_adamw', got {group['adjust_lr_fn']!r}")
+        if len(group["ns_coefficients"]) != 3:
+            raise ValueError(f"Muon: ns_coefficients must be 3 numbers, got {group['ns_coefficients']}")
+        if group["ns_steps"] >= 100:
+            raise ValueError(f"Muon: ns_steps must be less than 100, got {group['ns_steps']}")
+        for p in group["params"]:
+            if p.ndim != 2:
+                raise ValueError(f"Muon takes matrices, got a parameter of shape {list(p.shape)}")
+
+    def kernel(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+        return "", ("momentum_buffer",)
+
+    def move(self, p: Any, g: Any, state: dict[str, Any], h: dict[str, Any], group: dict[str, Any], hyper: Any) -> None:
+        mean = state["momentum_buffer"]
+        mean.add_((g - mean) * (1 - h["momentum"]))
+        x = g + (mean - g) * h["momentum"] if group["nesterov"] else mean
+        rows, columns = p.shape
+        high = rows > columns
+        x = x.t() if high else x
+        x = x / _norm(x).clamp(min=float(group["eps"]))
+        a, b, c = map(float, group["ns_coefficients"])
+        for _ in range(group["ns_steps"]):
+            gram = x @ x.t()
+            x = a * x + (b * gram + c * (gram @ gram)) @ x
+        x = x.t() if high else x
+        scale = 0.2 * max(rows, columns) ** 0.5 if group["adjust_lr_fn"] == "match_rms_adamw" else max(1, rows / columns) ** 0.5
+        p.mul_(1 - h["lr"] * h["weight_decay"])
+        p.sub_(x * (h["lr"] * scale))
+
+
+# For parameters of any shape, by the names that commands know them by.
+OPTIMIZERS = {c.__name__.lower(): c for c in (
+    SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Rprop, ASGD, Adafactor, Lion, LAMB, AdaBelief, Yogi,
+    AdamWScheduleFree)}
