@@ -125,16 +125,20 @@ class Op:
     reads     of these, what the gradient of each input reads; the others are not kept
     kernel    the elementwise kernel that is all there is to the forward: see kernels.quick
     inputs    (rng, n) -> (arrays, attrs): samples of about n elements away from kinks, for tests and benches
+    range     of an activation, in words, with its parameters; monotone: it never falls
+    requires  of its parameters: in words, and (*parameters) -> is that so
     work      (*arrays) -> of the forward of a matrix or dense row its floating-point operations, of others the elements
               that it reads
     """
     __slots__ = ("name", "formula", "forward", "backward", "saves", "inputs", "kind", "view", "sums", "work", "params", "module",
-                 "reads", "kernel", "kept")
+                 "reads", "kernel", "kept", "range", "monotone", "requires")
 
     def __init__(self, name: str, formula: str, forward: Callable, backward: Callable, inputs: Callable, *,
                  saves: tuple[int, ...] = (), kind: str = "op", view: bool = False, sums: Callable | None = None,
-                 work: Callable | None = None, params: tuple[tuple[str, float], ...] = (), module: str = "",
-                 reads: tuple[tuple[int, ...], ...] | None = None, kernel: str | None = None) -> None:
+                 work: Callable | None = None, params: tuple[tuple[str, float | None], ...] = (), module: str = "",
+                 reads: tuple[tuple[int, ...], ...] | None = None, kernel: str | None = None, range: str = "",
+                 monotone: bool = False, requires: tuple[str, Callable] | None = None) -> None:
+        self.range, self.monotone, self.requires = range, monotone, requires
         self.kernel = kernel
         self.kept: dict[tuple, tuple] = {}
         self.name, self.formula, self.forward, self.backward, self.inputs = name, formula, forward, backward, inputs
@@ -571,20 +575,30 @@ Op("bmm", "a[z] b[z]", _bmm, _matmul_grad, _bmm_inputs, saves=(0, 1), reads=((1,
 # the derivatives read come from the kernel's signature.
 
 
-def _params(kernel: str) -> tuple[tuple[str, float], ...]:
-    """The scalars of a kernel, and their defaults."""
-    return tuple((name, value) for name, value in KERNELS[kernel].attrs if value is not None)
-
-
-def activation(name: str, module: str, formula: str, away: tuple[float, ...] = ()) -> None:
+def activation(name: str, module: str, formula: str, range: str, monotone: bool = False, away: tuple[float, ...] = (),
+               curve: Callable | None = None, sample: tuple[float, ...] | None = None,
+               requires: tuple[str, Callable] | None = None) -> None:
+    """curve: the kernel of that name in differentiable ops on what the derivatives read and the parameters, so that there
+    is a third derivative and any beyond; None where it is constant between kinks. sample: parameters without a default."""
     reads_x = KERNELS[f"{name}_grad"].slots[1].name == "x"
-    params = _params(name)
-    defaults = tuple(v for _, v in params)
+    params = KERNELS[name].attrs
+    attrs = sample or tuple([v for _, v in params if v is not None])
 
     def grad_backward(node: Any, g: Any) -> tuple:
         dy, s = node.saved(g)
         return (g._op(f"{name}_grad", s, attrs=node.attrs) if node.needs[0] else None,
                 g._op(f"{name}_curve", dy, s, attrs=node.attrs) if node.needs[1] else None)
+
+    def curve_backward(node: Any, g: Any) -> tuple:
+        first, dy, s = node.saved(g)
+        third = None
+        if curve and node.needs[2]:
+            third, = (g * first * dy).derivatives(lambda s: curve(s, *node.attrs), (s,))
+        return (g._op(f"{name}_curve", dy, s, attrs=node.attrs) if node.needs[0] else None,
+                g._op(f"{name}_curve", first, s, attrs=node.attrs) if node.needs[1] else None, third)
+
+    def read(rng: Any, n: int) -> Array:
+        return spread(rng, n, -4, 4, away) if reads_x else spread(rng, n, 0.05, 0.95)
 
     kernel = f"dense_{name}"
 
@@ -616,23 +630,26 @@ def activation(name: str, module: str, formula: str, away: tuple[float, ...] = (
     def dense_inputs(rng: Any, n: int) -> tuple:
         m, k, q = _sides(n)
         x, w = rng.uniform(-1, 1, (m, k)), rng.uniform(-1, 1, (q, k)) / k ** 0.5
-        return (x, w, np.where(np.arange(q) % 2, 3.0, -3.0) if away else rng.normal(size=q)), defaults
+        if not away:
+            return (x, w, rng.normal(size=q)), attrs
+        room = min([3.0, *np.diff(away) / 2])                    # a bias amid kinks, and the rest nearer than these
+        bias = [away[0] - 3.0, *(np.add(away[1:], away[:-1]) / 2), away[-1] + 3.0]
+        return (x, w * min(1.0, 0.9 * room / k ** 0.5), np.array([bias[i % len(bias)] for i in np.arange(q)])), attrs
 
     Op(name, formula, mapped(name), lambda node, g: (g._op(f"{name}_grad", *node.saved(g), attrs=node.attrs),),
-       lambda rng, n: ((spread(rng, n, -4, 4, away),), defaults), saves=(0 if reads_x else -1,), kind="activation",
-       params=params, module=module, kernel=name)
+       lambda rng, n: ((spread(rng, n, -4, 4, away),), attrs), saves=(0 if reads_x else -1,), kind="activation",
+       params=params, module=module, kernel=name, range=range, monotone=monotone,
+       requires=requires)
     Op(f"{name}_grad", f"dy times the derivative of {name}", mapped(f"{name}_grad"), grad_backward,
-       lambda rng, n: ((spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), saves=(0, 1), kind="grad", params=params,
+       lambda rng, n: ((spread(rng, n), read(rng, n)), attrs), saves=(0, 1), kind="grad", params=params,
        kernel=f"{name}_grad")
-    Op(f"{name}_curve", f"g dy times the second derivative of {name}", mapped(f"{name}_curve"), _no_third_derivative,
-       lambda rng, n: ((spread(rng, n), spread(rng, n), spread(rng, n, 0.05, 0.95)), defaults), kind="curve", params=params)
+    Op(f"{name}_curve", f"g dy times the second derivative of {name}", mapped(f"{name}_curve"), curve_backward,
+       lambda rng, n: ((spread(rng, n), spread(rng, n), read(rng, n)), attrs), saves=(0, 1, 2), kind="curve", params=params)
+    if kernel not in KERNELS:                                    # its layer is two ops
+        return
     Op(f"dense_{name}", f"{name}(x w^T + b)", dense, dense_backward, dense_inputs, kind="dense", params=params,
        saves=(0, 1) if name == "identity" else (0, 1, 2) if reads_x else (0, 1, -1),
        sums=lambda x, w, *_: x.shape[-1] + len(x), work=lambda x, w, *_: 2 * x.size * len(w))
-
-
-def _no_third_derivative(node: Any, g: Any) -> tuple:
-    raise NotImplementedError(f"{node.op.name} has no derivative of its own: differentiate at most twice")
 
 
 def _dense_grad_w(dy: Array, x: Array) -> tuple[Array, Array]:
@@ -642,18 +659,138 @@ def _dense_grad_w(dy: Array, x: Array) -> tuple[Array, Array]:
     return dw, db
 
 
-activation("identity",   "Identity",  "x")
-activation("sigmoid",    "Sigmoid",   "1 / (1 + e^-x)")
-activation("tanh",       "Tanh",      "tanh x")
-activation("relu",       "ReLU",      "max(x, 0)", away=(0,))
-activation("leaky_relu", "LeakyReLU", "max(x, 0) + negative_slope min(x, 0)", away=(0,))
-activation("elu",        "ELU",       "x if x > 0 else alpha (e^x - 1)", away=(0,))
-activation("softplus",   "Softplus",  "ln(1 + e^(beta x)) / beta; x once beta x > threshold")
-activation("silu",       "SiLU",      "x sigmoid(x)")
-activation("gelu",       "GELU",      "x Phi(x), Phi the standard normal distribution")
-activation("gelu_tanh",  "",          "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))")
-activation("mish",       "Mish",      "x tanh(ln(1 + e^x))")
-activation("softsign",   "Softsign",  "x / (1 + |x|)")
+def _sigmoids(x: Any) -> tuple[Any, Any]:
+    return x._op("sigmoid"), (-x)._op("sigmoid")
+
+
+def _swish_curve(x: Any, beta: float = 1.0) -> Any:
+    v = x * beta
+    s, rest = _sigmoids(v)
+    return s * rest * (v * (rest - s) + 2) * beta
+
+
+def _gelu_curve(x: Any) -> Any:
+    square = x * x
+    return (2 - square) * (square * -0.5).exp() * (2 * math.pi) ** -0.5
+
+
+def _gelu_tanh_curve(x: Any) -> Any:
+    k, c = (8 / math.pi) ** 0.5, 0.044715                          # x sigmoid(v), v = k (x + c x^3)
+    square = x * x
+    s, rest = _sigmoids(x * (square * c + 1) * k)
+    v1, v2 = (square * (3 * c) + 1) * k, x * (6 * k * c)
+    return s * rest * (v1 * 2 + x * (v2 + v1 * v1 * (rest - s)))
+
+
+def _mish_curve(x: Any) -> Any:
+    t, s = x._op("softplus", attrs=(1.0, math.inf))._op("tanh"), x._op("sigmoid")
+    return s * (1 - t * t) * (x * (1 - s - t * s * 2) + 2)
+
+
+def _left(x: Any, value: Callable) -> Any:
+    """value(x) where x <= 0, else 0."""
+    return value(x.clamp(max=0)).masked_fill(x > 0, 0.0)
+
+
+def _tanhshrink_curve(x: Any) -> Any:
+    t, (s, rest) = x._op("tanh"), _sigmoids(x * 2)
+    return t * s * rest * 8
+
+
+def _sinc_curve(x: Any) -> Any:
+    near = x.abs() < 0.5
+    series, z = x._full(x.shape, 0.0), (x.clamp(-0.5, 0.5) * math.pi).square()
+    for k in reversed(range(14)):                                  # of pi^2 times the second derivative of sin(t) / t
+        series = series * z + (-1) ** (k + 1) * math.pi ** 2 / ((2 * k + 3) * math.factorial(2 * k))
+    far = x.masked_fill(near, 1.0)
+    t = far * math.pi
+    y = t.sin() / t
+    return series.where(near, (y - t.cos()) * 2 / far / far - y * math.pi ** 2)
+
+
+def _isru_curve(x: Any, alpha: float) -> Any:
+    return x * (x * x * alpha + 1).pow(-2.5) * (-3 * alpha)
+
+
+def _smht_curve(x: Any, a: float, b: float, c: float, d: float) -> Any:
+    q = c + d                                      # e^((a - c) x) sigmoid(q x) - e^((d - b) x) sigmoid(-q x)
+    s, rest = _sigmoids(x * q)
+    bell, bent = s * rest * q, s * rest * (rest - s) * (q * q)
+    return ((x * (a - c)).exp() * (s * (a - c) ** 2 + bell * (2 * (a - c)) + bent)
+            - (x * (d - b)).exp() * (rest * (d - b) ** 2 - bell * (2 * (d - b)) - bent))
+
+
+def _elish_curve(x: Any) -> Any:
+    (s, rest), e = _sigmoids(x), x.clamp(max=0).exp()
+    below = s * (e * (rest * 2 + 1) + (e - 1) * rest * (rest - s))
+    return below.where(x < 0, s * rest * (x * (rest - s) + 2))
+
+
+def _hard_elish_curve(x: Any) -> Any:
+    inside = x.clamp(-1, 0)
+    return (inside.exp() * (inside + 3) * 0.5).where((x > -1) & (x < 0), ((x >= 0) & (x < 1)).to(x.dtype))
+
+
+def _soft_exponential_curve(x: Any, alpha: float) -> Any:
+    return (1 - (x + alpha) * alpha).pow(-2.0) * alpha if alpha < 0 else (x * alpha).exp() * alpha
+
+
+_SELU = 1.7580993408473769
+activation("identity",   "Identity",  "x", "(-inf, inf)", True)
+activation("sigmoid",    "Sigmoid",   "1 / (1 + e^-x)", "(0, 1)", True, curve=lambda y: 1 - y * 2)
+activation("tanh",       "Tanh",      "tanh x", "(-1, 1)", True, curve=lambda y: y * -2)
+activation("relu",       "ReLU",      "max(x, 0)", "[0, inf)", True, away=(0,))
+activation("leaky_relu", "LeakyReLU", "max(x, 0) + negative_slope min(x, 0)", "(-inf, inf)", True, away=(0,))
+activation("elu",        "ELU",       "x if x > 0 else alpha (e^x - 1)", "(-alpha, inf)", True, away=(0,),
+           curve=lambda x, alpha: _left(x, lambda x: x.exp() * alpha))
+activation("softplus",   "Softplus",  "ln(1 + e^(beta x)) / beta; x once beta x > threshold", "(0, inf)", True,
+           curve=lambda x, beta, threshold: math.prod(_sigmoids(x * beta)).masked_fill(x * beta > threshold, 0.0) * beta)
+activation("silu",       "SiLU",      "x sigmoid(x)", "[-0.278465, inf)", curve=_swish_curve)
+activation("gelu",       "GELU",      "x Phi(x), Phi the standard normal distribution", "[-0.169971, inf)", curve=_gelu_curve)
+activation("gelu_tanh",  "",          "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))", "[-0.170041, inf)", curve=_gelu_tanh_curve)
+activation("mish",       "Mish",      "x tanh(ln(1 + e^x))", "[-0.308844, inf)", curve=_mish_curve)
+activation("softsign",   "Softsign",  "x / (1 + |x|)", "(-1, 1)", True, away=(0,),
+           curve=lambda x: x.sign() * (x.abs() + 1).pow(-3.0) * -2)
+activation("relu6",      "ReLU6",     "min(max(x, 0), 6)", "[0, 6]", True, away=(0, 6))
+activation("hardtanh",   "Hardtanh",  "min(max(x, min_val), max_val)", "[min_val, max_val]", True, away=(-1, 1),
+           requires=("min_val <= max_val", lambda low, high: not low > high))
+activation("hardsigmoid", "Hardsigmoid", "min(max(x + 3, 0), 6) / 6", "[0, 1]", True, away=(-3, 3))
+activation("hardswish",  "Hardswish", "x min(max(x + 3, 0), 6) / 6", "[-0.375, inf)", away=(-3, 3))
+activation("hardshrink", "Hardshrink", "x if |x| > lambd else 0", "(-inf, inf)", True, away=(-0.5, 0.5))
+activation("softshrink", "Softshrink", "sign(x) max(|x| - lambd, 0)", "(-inf, inf)", True, away=(-0.5, 0.5),
+           requires=("lambd >= 0", lambda lambd: lambd >= 0))
+activation("threshold",  "Threshold", "x if x > threshold else value", "[value, inf)", True, away=(0.25,), sample=(0.25, -1.0))
+activation("celu",       "CELU",      "x if x > 0 else alpha (e^(x / alpha) - 1)", "(-alpha, inf)", True, away=(0,),
+           curve=lambda x, alpha: _left(x, lambda x: (x / alpha).exp() / alpha), requires=("alpha != 0", lambda alpha: alpha != 0))
+activation("selu",       "SELU",      f"1.0507009873554805 x if x > 0 else {_SELU} (e^x - 1)", f"(-{_SELU}, inf)", True,
+           away=(0,), curve=lambda x: _left(x, lambda x: x.exp() * _SELU))
+activation("logsigmoid", "LogSigmoid", "ln sigmoid(x)", "(-inf, 0)", True, curve=lambda x: -math.prod(_sigmoids(x)))
+activation("tanhshrink", "Tanhshrink", "x - tanh x", "(-inf, inf)", True, curve=_tanhshrink_curve)
+activation("binary_step", "BinaryStep", "1 if x >= 0 else 0; straight_through=1 hands gradients on", "[0, 1]", True, away=(0,))
+activation("gaussian",   "Gaussian",  "e^(-x^2)", "(0, 1]", curve=lambda x: (x * x * 4 - 2) * (x * -x).exp())
+activation("arctan",     "Arctan",    "arctan x", "(-pi/2, pi/2)", True, curve=lambda x: x * (x * x + 1).pow(-2.0) * -2)
+activation("bent_identity", "BentIdentity", "x + (sqrt(x^2 + 1) - 1) / 2", "(-inf, inf)", True,
+           curve=lambda x: (x * x + 1).pow(-1.5) * 0.5)
+activation("sinc",       "Sinc",      "sin(pi x) / (pi x), 1 at 0", "[-0.217234, 1]", curve=_sinc_curve)
+activation("isru",       "ISRU",      "x / sqrt(1 + alpha x^2)", "(-alpha**-0.5, alpha**-0.5)", True, curve=_isru_curve)
+activation("isrlu",      "ISRLU",     "x if x >= 0 else x / sqrt(1 + alpha x^2)", "(-alpha**-0.5, inf)", True, away=(0,),
+           curve=lambda x, alpha: _left(x, lambda x: _isru_curve(x, alpha)))
+activation("sqnl",       "SQNL",      "x - x |x| / 4 if |x| < 2 else sign(x)", "[-1, 1]", True, away=(-2, 0, 2))
+activation("smht",       "SMHT",      "(e^(a x) - e^(-b x)) / (e^(c x) + e^(-d x))", "(-1, 1)", True, curve=_smht_curve)
+activation("elish",      "ELiSH",     "x sigmoid(x) if x >= 0 else (e^x - 1) sigmoid(x)", "[-0.171573, inf)", away=(0,),
+           curve=_elish_curve)
+activation("hard_elish", "HardELiSH", "(x if x >= 0 else e^x - 1) min(max((x + 1) / 2, 0), 1)", "[-0.0996732, inf)",
+           away=(-1, 0, 1), curve=_hard_elish_curve)
+activation("soft_exponential", "SoftExponential",
+           "-ln(1 - alpha (x + alpha)) / alpha if alpha < 0 else x if it is 0 else (e^(alpha x) - 1) / alpha + alpha",
+           "(alpha - 1/alpha, inf)", True, curve=_soft_exponential_curve, sample=(0.5,))
+activation("squareplus", "Squareplus", "(x + sqrt(x^2 + b)) / 2", "(0, inf)", True,
+           curve=lambda x, b: (x * x + b).pow(-1.5) * (b / 2))
+activation("sparse_plus", "SparsePlus", "0 if x <= -1 else x if x >= 1 else (x + 1)^2 / 4", "[0, inf)", True, away=(-1, 1))
+activation("sparse_sigmoid", "SparseSigmoid", "min(max((x + 1) / 2, 0), 1)", "[0, 1]", True, away=(-1, 1))
+activation("relu_squared", "ReLUSquared", "max(x, 0)^2", "[0, inf)", True, away=(0,))
+activation("swish",      "Swish",     "x sigmoid(beta x)", "[-0.278465/beta, inf)", curve=_swish_curve)
+activation("quick_gelu", "QuickGELU", "x sigmoid(1.702 x)", "[-0.278465/1.702, inf)", curve=lambda x: _swish_curve(x, 1.702))
 
 
 # Softmax family, along dim. `rule` (g, y, dim): the gradient in ops, for when it is differentiated again.
@@ -745,8 +882,8 @@ _labels_loss("nll", "-x[label], weighted by class, averaged", _nll_composed, (-1
 
 def pair_loss(name: str, formula: str, second: Callable, target: Callable,
               away: tuple[float, ...] = (), unit: bool = False) -> None:
-    params = _params(name)
-    defaults = tuple(v for _, v in params)
+    params = KERNELS[name].attrs
+    defaults = tuple([v for _, v in params if v is not None])
 
     def backward(node: Any, g: Any) -> tuple:
         x, t = node.saved(g)

@@ -815,6 +815,16 @@ class Tensor(TensorBase):
         """d(y)/d(x) weighted by this gradient, itself differentiable."""
         return graph.grad(y, x, self, create_graph=True)
 
+    def derivatives(self, f: Callable, at: tuple) -> tuple:
+        """d(f(*at))/d(at), weighted by this gradient, zeros where there is none: themselves differentiable if that is wanted."""
+        wanted = is_grad_enabled()
+        with autograd.enable_grad():
+            given = [x if x.requires_grad else x.detach().requires_grad_() for x in at]
+            y = f(*given)
+            if not y.requires_grad:
+                return tuple([x._full(x.shape, 0.0) for x in at])
+            return autograd.grad(y, given, self, create_graph=wanted, materialize_grads=True)
+
     # Writing in place
 
     def _check_kept(self) -> None:
@@ -1540,10 +1550,15 @@ def _method(op: Any) -> Callable:
     def with_parameters(self: Any, *args: float, **named: float) -> Any:
         if self.array.dtype not in _FLOATS:
             self = self.to(_Defaults.dtype)
-        given = dict(zip(names, args)) | named
-        if len(args) > len(names) or (unknown := [k for k in given if k not in defaults]):
-            raise TypeError(f"{op.name} takes {names}, not {args or unknown}")
-        return apply(op, (self,), tuple([float(given.get(k, defaults[k])) for k in names]))
+        given = defaults | dict(zip(names, args)) | named
+        if len(args) > len(names) or len(given) > len(names):
+            raise TypeError(f"{op.name} takes {names}, not {args or list(named)}")
+        if missing := [k for k in names if given[k] is None]:
+            raise TypeError(f"{op.name} also needs {' and '.join(missing)}")
+        attrs = tuple([float(given[k]) for k in names])
+        if op.requires and not op.requires[1](*attrs):
+            raise ValueError(f"{op.name} takes {op.requires[0]}, got {', '.join(f'{k}={given[k]}' for k in names)}")
+        return apply(op, (self,), attrs)
 
     made: Callable = with_parameters if names else method
     if not names:

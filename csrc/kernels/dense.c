@@ -1,4 +1,4 @@
-/* Dense layers: y = activation(x w^T + b), a kernel for each row of activations.def, and the gradient of w
+/* Dense layers: y = activation(x w^T + b), a kernel for each fused row of activations.def, and the gradient of w
    and b. The sum over k is exactly matmul's; then comes the bias, then the activation, on rows that are
    still in cache. */
 
@@ -9,7 +9,7 @@ typedef struct {
     const T *bias;
     int64_t bj;
     pn_row_value activation;
-    T a, b;                     /* its attrs */
+    scalars attrs;              /* its */
 } dense_end;
 
 enum { DENSE_COLUMNS = 512 };    /* of a row are finished together */
@@ -17,10 +17,11 @@ enum { DENSE_COLUMNS = 512 };    /* of a row are finished together */
 /* z += bias, and then relu: a layer's most frequent end takes one pass. */
 INLINE void dense_bias(T *z, const T *bias, int64_t n, int relu)
 {
+    const params none = vparams((scalars){{0}});
     for (int64_t j = 0; j < n; j += LANES) {
         int64_t lanes = n - j;
         vec x = vload_most(z + j, lanes) + vload_most(bias + j, lanes);
-        if (relu) x = value_relu(x, x, x);
+        if (relu) x = value_relu(x, none);
         vstore_most(z + j, x, lanes);
     }
 }
@@ -44,7 +45,7 @@ static void dense_row(const dense_end *e, T *z, T *y, const T *bias, int64_t n, 
         if (to != row) memcpy(to, row, n * sizeof(T));
         row = to;
     }
-    if (!relu && e->activation != row_identity) e->activation(row, n, e->a, e->b);
+    if (!relu && e->activation != row_identity) e->activation(row, n, e->attrs);
     if (row == buffer)
         for (int64_t j = 0; j < n; j++) y[j * e->yj] = row[j];
 }
@@ -78,8 +79,7 @@ static int dense(const pn_call *c, int y, pn_row_value activation)
         .y = OUT(T, y), .yi = STRIDE(y, 0), .yj = STRIDE(y, 1),
         .bias = IN(T, 2), .bj = STRIDE(2, 0),
         .activation = activation,
-        .a = c->attrs > 0 ? (T)c->attr[0] : 0,
-        .b = c->attrs > 1 ? (T)c->attr[1] : 0,
+        .attrs = read_scalars(c),
     };
     gemm_finish finish = {dense_finish, &end};
     /* -0 is no bias: x + -0 is x. */
@@ -91,8 +91,10 @@ static int dense(const pn_call *c, int y, pn_row_value activation)
 #define DENSE_SLOT_x 4
 #define ACTIVATION(name, saved, params, value, dx, curve) \
     DEFINE(dense_##name) { return dense(c, DENSE_SLOT_##saved, row_##name); }
+#define UNFUSED(name, saved, params, value, dx, curve)
 #include "../activations.def"
 #undef ACTIVATION
+#undef UNFUSED
 
 /* y[j * yj] = the sum of x[i * xi + j * xj] over i < m: each CUT rows in order, then these sums. */
 static void dense_column_sums(const T *x, int64_t xi, int64_t xj, int64_t m, int64_t n, T *y, int64_t yj)

@@ -1,6 +1,6 @@
-/* Elementwise kernels: a row says what a vector of the result is, of vectors x, y, z and attrs a, b. */
+/* Elementwise kernels: a row says what a vector of the result is, of vectors x, y, z and attrs a, b, c, d. */
 #define MAP_INTO(slot, name, inputs, expression)                                                     \
-    INLINE vec each_##name(vec x, vec y, vec z, vec a, vec b) { return expression; }                 \
+    INLINE vec each_##name(vec x, vec y, vec z, params p) { PARAMS; return expression; }             \
     DEFINE(name) { return vmap(c, each_##name, inputs, slot); }
 #define MAP(name, inputs, expression) MAP_INTO(inputs, name, inputs, expression)
 
@@ -30,6 +30,7 @@ INLINE int vmap_usual(const pn_call *c, pn_usual f, pn_each any, int inputs)
 {
     T lanes[2][LANES];
     const vec no = {0};
+    const params none = vparams((scalars){{0}});
     stream x = vstream(c, 0, lanes[0]), y = inputs > 1 ? vstream(c, 1, lanes[1]) : x;
     T *z = OUT(T, inputs);
     int64_t n = c->dim[0];
@@ -41,15 +42,15 @@ INLINE int vmap_usual(const pn_call *c, pn_usual f, pn_each any, int inputs)
             vstore(z, value);
         }
         if (n < LANES) break;
-        vstore(z, any(vload(x.p), vload(y.p), no, no, no));
+        vstore(z, any(vload(x.p), vload(y.p), no, none));
     }
-    if (n > 0) vstore_part(z, any(vload_part(x.p, n), vload_part(y.p, n), no, no, no), n);
+    if (n > 0) vstore_part(z, any(vload_part(x.p, n), vload_part(y.p, n), no, none), n);
     return PN_OK;
 }
 
 #define USUAL(name, inputs, ...)                                                                     \
     INLINE vec usual_##name(vec x, vec y, vint *usual) { return name##_usual(__VA_ARGS__, usual); }  \
-    INLINE vec each_##name(vec x, vec y, vec z, vec a, vec b) { return name##_any(__VA_ARGS__); }    \
+    INLINE vec each_##name(vec x, vec y, vec z, params p) { return name##_any(__VA_ARGS__); }        \
     INLINE int run_##name(const pn_call *c) { return vmap_usual(c, usual_##name, each_##name, inputs); }
 USUAL(log,   1, x)
 USUAL(log1p, 1, x)
@@ -71,7 +72,7 @@ INLINE vec root(vec x) { return vsel(x == -INFINITY, vset(INFINITY), vsqrt(x + 0
     POWER(root,         0.5,  root(x))                                                               \
     POWER(inverse_root, -0.5, 1 / root(x))
 #define EACH_POWER(name, exponent, expression)                                                       \
-    INLINE vec each_##name(vec x, vec y, vec z, vec a, vec b) { return expression; }
+    INLINE vec each_##name(vec x, vec y, vec z, params p) { return expression; }
 #define RUN_POWER(name, exponent, expression)                                                        \
     if (*IN(T, 1) == (T)(exponent)) return vmap(c, each_##name, 1, 2);
 POWERS(EACH_POWER)

@@ -299,20 +299,35 @@ INLINE stream vstream(const pn_call *c, int slot, T *lanes)
     return (stream){ lanes, 0 };
 }
 
-/* The loop of a "..." kernel: out = f of the vectors of up to three operands and of the first two attrs. */
-typedef vec (*pn_each)(vec x, vec y, vec z, vec a, vec b);
+/* The first attrs of a call in its element type, those that it lacks 0; and each spread over a vector. Expressions of
+   rows name them a, b, c and d. */
+enum { SCALARS = 4 };
+typedef struct { T of[SCALARS]; } scalars;
+typedef struct { vec a, b, c, d; } params;
+#define PARAMS const vec a = p.a, b = p.b, c = p.c, d = p.d; (void)a, (void)b, (void)c, (void)d
 
-INLINE void veach(pn_each f, int inputs, stream x, stream y, stream z, T *out, int64_t n, T a, T b)
+INLINE scalars read_scalars(const pn_call *c)
 {
-    const vec va = vset(a), vb = vset(b), no = {0};
+    scalars s;
+    for (int i = 0; i < SCALARS; i++) s.of[i] = i < c->attrs ? (T)c->attr[i] : 0;
+    return s;
+}
+INLINE params vparams(scalars s) { return (params){ vset(s.of[0]), vset(s.of[1]), vset(s.of[2]), vset(s.of[3]) }; }
+
+/* The loop of a "..." kernel: out = f of the vectors of up to three operands and of the first attrs. */
+typedef vec (*pn_each)(vec x, vec y, vec z, params p);
+
+INLINE void veach(pn_each f, int inputs, stream x, stream y, stream z, T *out, int64_t n, scalars s)
+{
+    const params p = vparams(s);
+    const vec no = {0};
     for (; n >= LANES; n -= LANES) {
-        vstore(out, f(inputs > 0 ? vload(x.p) : no, inputs > 1 ? vload(y.p) : no,
-                      inputs > 2 ? vload(z.p) : no, va, vb));
+        vstore(out, f(inputs > 0 ? vload(x.p) : no, inputs > 1 ? vload(y.p) : no, inputs > 2 ? vload(z.p) : no, p));
         x.p += x.step, y.p += y.step, z.p += z.step, out += LANES;
     }
     if (n > 0)
         vstore_part(out, f(inputs > 0 ? vload_part(x.p, n) : no, inputs > 1 ? vload_part(y.p, n) : no,
-                           inputs > 2 ? vload_part(z.p, n) : no, va, vb), n);
+                           inputs > 2 ? vload_part(z.p, n) : no, p), n);
 }
 
 INLINE int vmap(const pn_call *c, pn_each f, int inputs, int out)
@@ -322,8 +337,7 @@ INLINE int vmap(const pn_call *c, pn_each f, int inputs, int out)
     if (inputs > 0) x = vstream(c, 0, lanes[0]);
     if (inputs > 1) y = vstream(c, 1, lanes[1]);
     if (inputs > 2) z = vstream(c, 2, lanes[2]);
-    veach(f, inputs, x, y, z, OUT(T, out), c->dim[0],
-          c->attrs > 0 ? (T)c->attr[0] : 0, c->attrs > 1 ? (T)c->attr[1] : 0);
+    veach(f, inputs, x, y, z, OUT(T, out), c->dim[0], read_scalars(c));
     return PN_OK;
 }
 

@@ -1036,6 +1036,482 @@ def softsign_curve(g, dy, x, dx):
     np.multiply(g * dy, -2 * np.sign(x) / (d * d * d), out=dx)
 
 
+def relu6(x, y):
+    """y = min(max(x, 0), 6)"""
+    np.clip(x, 0, 6, out=y)
+
+def relu6_grad(dy, y, dx):
+    """dx = dy where 0 < y < 6, else 0."""
+    dx[...] = np.where((y <= 0) | (y >= 6), 0, dy)
+
+def relu6_curve(g, dy, y, dx):
+    """dx = g dy 0"""
+    np.multiply(g * dy, 0, out=dx)
+
+
+def hardtanh(x, y, min_val, max_val):
+    """y = min(max(x, min_val), max_val)"""
+    np.minimum(np.maximum(x, min_val), max_val, out=y)
+
+def hardtanh_grad(dy, x, dx, min_val, max_val):
+    """dx = dy where min_val < x < max_val, else 0."""
+    dx[...] = np.where((x <= min_val) | (x >= max_val), 0, dy)
+
+def hardtanh_curve(g, dy, x, dx, min_val, max_val):
+    """dx = g dy 0"""
+    np.multiply(g * dy, 0, out=dx)
+
+
+def hardsigmoid(x, y):
+    """y = min(max(x + 3, 0), 6) / 6"""
+    y[...] = np.clip(x + 3, 0, 6) / 6
+
+def hardsigmoid_grad(dy, x, dx):
+    """dx = dy / 6 where |x| < 3, else 0."""
+    dx[...] = np.where(np.absolute(x) >= 3, 0, dy / 6)
+
+def hardsigmoid_curve(g, dy, x, dx):
+    """dx = g dy 0"""
+    np.multiply(g * dy, 0, out=dx)
+
+
+def hardswish(x, y):
+    """y = 0 where x <= -3, x where x >= 3, else x (x + 3) / 6. Howard et al. 2019."""
+    y[...] = np.where(x <= -3, 0, np.where(x >= 3, x, x * (x + 3) / 6))
+
+def hardswish_grad(dy, x, dx):
+    """dx = 0 where x <= -3, dy where x >= 3, else dy (2 x + 3) / 6."""
+    dx[...] = np.where(x <= -3, 0, np.where(x >= 3, dy, dy * ((2 * x + 3) / 6)))
+
+def hardswish_curve(g, dy, x, dx):
+    """dx = g dy / 3 where |x| < 3, else g dy 0."""
+    np.multiply(g * dy, np.where(np.absolute(x) >= 3, 0, 1 / 3), out=dx)
+
+
+def hardshrink(x, y, lambd):
+    """y = 0 where |x| <= lambd, else x."""
+    y[...] = np.where(np.absolute(x) <= lambd, 0, x)
+
+def hardshrink_grad(dy, x, dx, lambd):
+    """dx = 0 where |x| <= lambd, else dy."""
+    dx[...] = np.where(np.absolute(x) <= lambd, 0, dy)
+
+def hardshrink_curve(g, dy, x, dx, lambd):
+    """dx = g dy 0"""
+    np.multiply(g * dy, 0, out=dx)
+
+
+def softshrink(x, y, lambd):
+    """y = x - lambd where x > lambd, x + lambd where x < -lambd, else 0."""
+    y[...] = np.where(x > lambd, x - lambd, np.where(x < -lambd, x + lambd, x * 0))
+
+def softshrink_grad(dy, x, dx, lambd):
+    """dx = 0 where |x| <= lambd, else dy."""
+    dx[...] = np.where(np.absolute(x) <= lambd, 0, dy)
+
+def softshrink_curve(g, dy, x, dx, lambd):
+    """dx = g dy 0"""
+    np.multiply(g * dy, 0, out=dx)
+
+
+def threshold(x, y, threshold, value):
+    """y = value where x <= threshold, else x."""
+    y[...] = np.where(x <= threshold, value, x)
+
+def threshold_grad(dy, x, dx, threshold, value):
+    """dx = 0 where x <= threshold, else dy."""
+    dx[...] = np.where(x <= threshold, 0, dy)
+
+def threshold_curve(g, dy, x, dx, threshold, value):
+    """dx = g dy 0"""
+    np.multiply(g * dy, 0, out=dx)
+
+
+def celu(x, y, alpha):
+    """y = x where x > 0, else alpha (e^(x / alpha) - 1). Barron 2017."""
+    y[...] = np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
+
+def celu_grad(dy, x, dx, alpha):
+    """dx = dy where x > 0, else dy e^(x / alpha)."""
+    dx[...] = np.where(x > 0, dy, dy * np.exp(np.minimum(x, 0) / alpha))
+
+def celu_curve(g, dy, x, dx, alpha):
+    """dx = 0 where x > 0, else g dy e^(x / alpha) / alpha."""
+    np.multiply(g * dy, np.where(x > 0, 0, np.exp(np.minimum(x, 0) / alpha) / alpha), out=dx)
+
+
+_SELU_SCALE, _SELU_LEFT = 1.0507009873554805, 1.7580993408473769
+
+
+def selu(x, y):
+    """y = 1.0507009873554805 x where x > 0, else 1.7580993408473769 (e^x - 1). Klambauer et al. 2017."""
+    y[...] = np.where(x > 0, _SELU_SCALE * x, _SELU_LEFT * np.expm1(np.minimum(x, 0)))
+
+def selu_grad(dy, x, dx):
+    """dx = 1.0507009873554805 dy where x > 0, else 1.7580993408473769 dy e^x."""
+    dx[...] = np.where(x > 0, _SELU_SCALE * dy, dy * (_SELU_LEFT * np.exp(np.minimum(x, 0))))
+
+def selu_curve(g, dy, x, dx):
+    """dx = 0 where x > 0, else 1.7580993408473769 g dy e^x."""
+    np.multiply(g * dy, np.where(x > 0, 0, _SELU_LEFT * np.exp(np.minimum(x, 0))), out=dx)
+
+
+def logsigmoid(x, y):
+    """y = ln sigmoid(x) = -ln(1 + e^-x)"""
+    np.negative(_softplus(-x), out=y)
+
+def logsigmoid_grad(dy, x, dx):
+    """dx = dy sigmoid(-x)"""
+    np.multiply(dy, _sigmoid(-x), out=dx)
+
+def logsigmoid_curve(g, dy, x, dx):
+    """dx = -g dy sigmoid(x) sigmoid(-x)"""
+    np.multiply(g * dy, -_sigmoid(x) * _sigmoid(-x), out=dx)
+
+
+def _fraction(z):
+    """z / (3 + z / (5 + z / (7 + ...))), to all digits for z < 1: tanh x = x / (1 + it) where z = x^2."""
+    c = np.full_like(z, 25)
+    for k in range(23, 1, -2):
+        c = k + z / c
+    return z / c
+
+def tanhshrink(x, y):
+    """y = x - tanh x, by the continued fraction of tanh where that would cancel."""
+    c = _fraction(np.minimum(np.square(x), 1))
+    y[...] = np.where(np.absolute(x) < 1, x * (c / (1 + c)), x - np.tanh(x))
+
+def tanhshrink_grad(dy, x, dx):
+    """dx = dy tanh(x)^2"""
+    np.multiply(dy, np.square(np.tanh(x)), out=dx)
+
+def tanhshrink_curve(g, dy, x, dx):
+    """dx = 2 g dy tanh(x) / cosh(x)^2"""
+    np.multiply(g * dy, 2 * np.tanh(x) * (4 * _sigmoid(2 * x) * _sigmoid(-2 * x)), out=dx)
+
+
+def binary_step(x, y, straight_through):
+    """y = 1 where x >= 0, else 0."""
+    np.heaviside(x, 1, out=y)
+
+def binary_step_grad(dy, y, dx, straight_through):
+    """dx = straight_through dy: 0, which is the derivative, or 1 to hand the gradient on. Bengio, Leonard, Courville 2013."""
+    dx[...] = np.where(straight_through == 0, 0, straight_through * dy)
+
+def binary_step_curve(g, dy, y, dx, straight_through):
+    """dx = g dy 0"""
+    np.multiply(g * dy, 0, out=dx)
+
+
+def gaussian(x, y):
+    """y = e^(-x^2)"""
+    np.exp(-np.square(x), out=y)
+
+def gaussian_grad(dy, x, dx):
+    """dx = -2 dy x e^(-x^2)"""
+    np.multiply(dy, -2 * _within(x, 40) * np.exp(-np.square(x)), out=dx)
+
+def gaussian_curve(g, dy, x, dx):
+    """dx = g dy (4 x^2 - 2) e^(-x^2)"""
+    np.multiply(g * dy, (4 * np.square(_within(x, 40)) - 2) * np.exp(-np.square(x)), out=dx)
+
+
+def _finite(x):
+    """x, but no farther from 0 than where x^2 is still a number, and 1 does not show beside it."""
+    return _within(x, np.finfo(x.dtype).max ** 0.5 / 4)
+
+def arctan(x, y):
+    """y = arctan x"""
+    np.arctan(x, out=y)
+
+def arctan_grad(dy, x, dx):
+    """dx = dy / (1 + x^2)"""
+    np.divide(dy, 1 + np.square(x), out=dx)
+
+def arctan_curve(g, dy, x, dx):
+    """dx = -2 g dy x / (1 + x^2)^2"""
+    d = 1 + np.square(x)
+    np.multiply(g * dy, -2 * (_finite(x) / d) / d, out=dx)
+
+
+def bent_identity(x, y):
+    """y = x + (sqrt(x^2 + 1) - 1) / 2"""
+    z = _finite(x)
+    np.multiply(x, 1 + z / (2 * (np.hypot(z, 1) + 1)), out=y)      # the same, with the difference of roots multiplied out
+
+def bent_identity_grad(dy, x, dx):
+    """dx = dy (1 + x / (2 sqrt(x^2 + 1)))"""
+    z = _finite(x)
+    np.multiply(dy, 1 + z / (2 * np.hypot(z, 1)), out=dx)
+
+def bent_identity_curve(g, dy, x, dx):
+    """dx = g dy / (2 (x^2 + 1)^(3/2))"""
+    np.multiply(g * dy, 0.5 / np.hypot(x, 1) / (np.square(x) + 1), out=dx)
+
+
+def _turns(x):
+    """pi in x's type, and sin(pi x) and cos(pi x) by way of x less an even number, which is exact."""
+    pi = 4 * np.arctan(np.ones((), x.dtype))
+    w = x - 2 * np.rint(x / 2)
+    return pi, np.where(np.absolute(w) > 0.5, np.sin(pi * (np.copysign(1, w) - w)), np.sin(pi * w)), \
+        np.sin(pi * (0.5 - np.absolute(w)))
+
+def _bent_sine(t):
+    """(sin t / t - cos t) / t^2 for |t| < 2: the sum of (-1)^k t^2k / (2^k k! (2 k + 3)!!)."""
+    total = np.ones_like(t)
+    for k in range(13, 0, -1):
+        total = 1 - total * np.square(t) / (2 * k * (2 * k + 3))
+    return total / 3
+
+def sinc(x, y):
+    """y = sin(pi x) / (pi x), 1 at 0."""
+    pi, sine, _ = _turns(x)
+    y[...] = np.where(x == 0, 1, sine / (pi * x))
+
+def sinc_grad(dy, x, dx):
+    """dx = dy (cos(pi x) - sinc(x)) / x"""
+    pi, sine, cosine = _turns(x)
+    t = pi * _within(x, 0.5)
+    np.multiply(dy, np.where(np.absolute(x) < 0.5, -pi * t * _bent_sine(t), (cosine - sine / (pi * x)) / x), out=dx)
+
+def sinc_curve(g, dy, x, dx):
+    """dx = -g dy (pi^2 sinc(x) + 2 sinc'(x) / x)"""
+    pi, sine, cosine = _turns(x)
+    t = pi * _within(x, 0.5)
+    y = np.where(x == 0, 1, sine / (pi * x))
+    turned = np.where(np.absolute(x) < 0.5, 2 * pi * pi * _bent_sine(t), -2 * (cosine - y) / x / x)
+    np.multiply(g * dy, turned - pi * pi * y, out=dx)
+
+
+def _isru(x, alpha):
+    """x / sqrt(1 + alpha x^2) and 1 / sqrt(1 + alpha x^2), without the square of a large x."""
+    large = np.absolute(x) > 1
+    inverse, small = 1 / np.where(large, x, 1), np.where(large, 1, x)
+    near, far = 1 / np.sqrt(1 + alpha * np.square(small)), 1 / np.sqrt(np.square(inverse) + alpha)
+    return np.where(large, np.copysign(far, x), x * near), np.where(large, np.absolute(inverse) * far, near)
+
+def isru(x, y, alpha):
+    """y = x / sqrt(1 + alpha x^2). Carlile et al. 2017."""
+    y[...] = _isru(x, alpha)[0]
+
+def isru_grad(dy, x, dx, alpha):
+    """dx = dy (1 + alpha x^2)^(-3/2)"""
+    np.multiply(dy, _isru(x, alpha)[1] ** 3, out=dx)
+
+def isru_curve(g, dy, x, dx, alpha):
+    """dx = -3 g dy alpha x (1 + alpha x^2)^(-5/2)"""
+    y, s = _isru(x, alpha)
+    np.multiply(g * dy, -3 * alpha * y * s**4, out=dx)
+
+
+def isrlu(x, y, alpha):
+    """y = x where x >= 0, else x / sqrt(1 + alpha x^2). Carlile et al. 2017."""
+    y[...] = np.where(x >= 0, x, _isru(x, alpha)[0])
+
+def isrlu_grad(dy, x, dx, alpha):
+    """dx = dy where x >= 0, else dy (1 + alpha x^2)^(-3/2)."""
+    dx[...] = np.where(x >= 0, dy, dy * _isru(x, alpha)[1] ** 3)
+
+def isrlu_curve(g, dy, x, dx, alpha):
+    """dx = 0 where x >= 0, else -3 g dy alpha x (1 + alpha x^2)^(-5/2)."""
+    y, s = _isru(x, alpha)
+    np.multiply(g * dy, np.where(x >= 0, 0, -3 * alpha * y * s**4), out=dx)
+
+
+def sqnl(x, y):
+    """y = x - x |x| / 4 where |x| < 2, else sign(x). Wuraola, Patel 2018."""
+    z = _within(x, 2)
+    y[...] = z * (1 - np.absolute(z) / 4)
+
+def sqnl_grad(dy, x, dx):
+    """dx = dy (1 - |x| / 2) where |x| < 2, else 0."""
+    dx[...] = np.where(np.absolute(x) >= 2, 0, dy * (1 - np.absolute(x) / 2))
+
+def sqnl_curve(g, dy, x, dx):
+    """dx = -g dy sign(x) / 2 where |x| < 2, else g dy 0."""
+    np.multiply(g * dy, np.where(np.absolute(x) >= 2, 0, -0.5 * np.sign(x)), out=dx)
+
+
+def _smht(x, a, b, c, d):
+    """smht's value and two derivatives. Right of 0 it is e^(k m) r, m = |x|, with
+
+        k = a - c, p = a + b, q = c + d, r = (1 - e^(-p m)) / (1 + e^(-q m));
+
+    left of it the same negated, with b - d for k.
+    """
+    m, sign = np.absolute(x), np.where(x < 0, -1, 1)
+    k, p, q = np.where(x < 0, b - d, a - c), a + b, c + d
+    grow = np.exp(np.where(k == 0, 0, k * m))
+    e, f = np.exp(-p * m), np.exp(-q * m)
+    r = -np.expm1(-p * m) / (1 + f)
+    r1 = (p * e + q * f * r) / (1 + f)
+    r2 = (2 * q * f * r1 - p * p * e - q * q * f * r) / (1 + f)
+    return sign * grow * r, grow * (k * r + r1), sign * grow * (k * k * r + 2 * k * r1 + r2)
+
+def smht(x, y, a, b, c, d):
+    """y = (e^(a x) - e^(-b x)) / (e^(c x) + e^(-d x)). Soboleva 2008."""
+    y[...] = _smht(x, a, b, c, d)[0]
+
+def smht_grad(dy, x, dx, a, b, c, d):
+    """dx = dy y', with y' = ((a e^(a x) + b e^(-b x)) - y (c e^(c x) - d e^(-d x))) / (e^(c x) + e^(-d x))"""
+    np.multiply(dy, _smht(x, a, b, c, d)[1], out=dx)
+
+def smht_curve(g, dy, x, dx, a, b, c, d):
+    """dx = g dy y'', y as in smht."""
+    np.multiply(g * dy, _smht(x, a, b, c, d)[2], out=dx)
+
+
+def elish(x, y):
+    """y = x sigmoid(x) where x >= 0, else (e^x - 1) sigmoid(x). Basirat, Roth 2018."""
+    y[...] = np.where(x < 0, np.expm1(np.minimum(x, 0)), x) * _sigmoid(x)
+
+def elish_grad(dy, x, dx):
+    """dx = dy s (1 + x (1 - s)) where x >= 0, else dy s (e^x + (e^x - 1) (1 - s)), s = sigmoid(x)."""
+    s, rest, left = _sigmoid(x), _sigmoid(-x), np.minimum(x, 0)
+    np.multiply(dy, s * np.where(x < 0, np.exp(left) + np.expm1(left) * rest, 1 + _within(x, 800) * rest), out=dx)
+
+def elish_curve(g, dy, x, dx):
+    """dx = g dy s (1 - s) (2 + x (1 - 2 s)) where x >= 0, else
+    g dy s (e^x (3 - 2 s) + (e^x - 1) (1 - s) (1 - 2 s)), s = sigmoid(x)."""
+    s, rest, left = _sigmoid(x), _sigmoid(-x), np.minimum(x, 0)
+    below = np.exp(left) * (1 + 2 * rest) + np.expm1(left) * rest * (rest - s)
+    np.multiply(g * dy, s * np.where(x < 0, below, rest * (2 + _within(x, 800) * (rest - s))), out=dx)
+
+
+def hard_elish(x, y):
+    """y = x h where x >= 0, else (e^x - 1) h, with h = min(max((x + 1) / 2, 0), 1). Basirat, Roth 2018."""
+    y[...] = np.where(x < 0, np.expm1(np.minimum(x, 0)), x) * np.clip((x + 1) * 0.5, 0, 1)
+
+def hard_elish_grad(dy, x, dx):
+    """dx = dy where x >= 1, dy (x + 1/2) where 0 <= x < 1, dy (e^x (x + 2) - 1) / 2 where -1 < x < 0, else dy 0."""
+    left = np.clip(x, -1, 0)
+    below = 0.5 * (np.exp(left) * (1 + left) + np.expm1(left))
+    np.multiply(dy, np.select([x >= 1, x >= 0, x <= -1], [1, x + 0.5, 0], below), out=dx)
+
+def hard_elish_curve(g, dy, x, dx):
+    """dx = g dy where 0 <= x < 1, g dy e^x (x + 3) / 2 where -1 < x < 0, else g dy 0."""
+    left = np.clip(x, -1, 0)
+    np.multiply(g * dy, np.select([x >= 1, x >= 0, x <= -1], [0, 1, 0], 0.5 * np.exp(left) * (3 + left)), out=dx)
+
+
+def soft_exponential(x, y, alpha):
+    """y = -ln(1 - alpha (x + alpha)) / alpha where alpha < 0, x where it is 0, else (e^(alpha x) - 1) / alpha + alpha.
+
+    Godfrey, Gashler 2015.
+    """
+    if alpha < 0:
+        y[...] = np.log1p(-alpha * (x + alpha)) / -alpha
+    elif alpha == 0:
+        y[...] = x
+    elif alpha * alpha < 0.5:
+        y[...] = np.expm1(alpha * x) / alpha + alpha
+    else:
+        y[...] = np.exp(alpha * x) / alpha + (alpha - 1 / alpha)           # for an alpha near 1 nothing cancels
+
+def soft_exponential_grad(dy, x, dx, alpha):
+    """dx = dy / (1 - alpha (x + alpha)) where alpha < 0, else dy e^(alpha x)."""
+    dx[...] = dy / (1 - alpha * (x + alpha)) if alpha < 0 else dy * np.exp(alpha * x)
+
+def soft_exponential_curve(g, dy, x, dx, alpha):
+    """dx = g dy alpha / (1 - alpha (x + alpha))^2 where alpha < 0, else g dy alpha e^(alpha x)."""
+    slope = 1 / np.square(1 - alpha * (x + alpha)) if alpha < 0 else np.exp(alpha * x)
+    np.multiply(g * dy, alpha * slope, out=dx)
+
+
+def _root_of_square(x, b):
+    """sqrt(x^2 + b)"""
+    return np.hypot(x, np.sqrt(np.asarray(b, x.dtype)))
+
+def squareplus(x, y, b):
+    """y = (x + sqrt(x^2 + b)) / 2. Barron 2021."""
+    r = _root_of_square(x, b)
+    y[...] = np.where(x < 0, b / (2 * (r - x)), 0.5 * x + 0.5 * r)        # left of 0 the same, with no difference
+
+def squareplus_grad(dy, x, dx, b):
+    """dx = dy (1 + x / sqrt(x^2 + b)) / 2"""
+    z = _finite(x)
+    r = _root_of_square(z, b)
+    np.multiply(dy, np.where(x < 0, b / (2 * r * (r - z)), 0.5 + 0.5 * (z / r)), out=dx)
+
+def squareplus_curve(g, dy, x, dx, b):
+    """dx = g dy b / (2 (x^2 + b)^(3/2))"""
+    np.multiply(g * dy, 0.5 * b / _root_of_square(x, b) / (np.square(x) + b), out=dx)
+
+
+def sparse_plus(x, y):
+    """y = 0 where x <= -1, x where x >= 1, else (x + 1)^2 / 4."""
+    y[...] = np.where(x >= 1, x, np.square(np.clip(x, -1, 1) + 1) / 4)
+
+def sparse_plus_grad(dy, x, dx):
+    """dx = 0 where x <= -1, dy where x >= 1, else dy (x + 1) / 2."""
+    dx[...] = np.where(x <= -1, 0, np.where(x >= 1, dy, dy * ((x + 1) / 2)))
+
+def sparse_plus_curve(g, dy, x, dx):
+    """dx = g dy / 2 where |x| < 1, else g dy 0."""
+    np.multiply(g * dy, np.where(np.absolute(x) >= 1, 0, 0.5), out=dx)
+
+
+def sparse_sigmoid(x, y):
+    """y = min(max((x + 1) / 2, 0), 1)"""
+    y[...] = (np.clip(x, -1, 1) + 1) / 2
+
+def sparse_sigmoid_grad(dy, x, dx):
+    """dx = dy / 2 where |x| < 1, else 0."""
+    dx[...] = np.where(np.absolute(x) >= 1, 0, dy / 2)
+
+def sparse_sigmoid_curve(g, dy, x, dx):
+    """dx = g dy 0"""
+    np.multiply(g * dy, 0, out=dx)
+
+
+def relu_squared(x, y):
+    """y = max(x, 0)^2"""
+    y[...] = np.where(x <= 0, 0, np.square(x))
+
+def relu_squared_grad(dy, x, dx):
+    """dx = 2 dy x where x > 0, else 0."""
+    dx[...] = np.where(x <= 0, 0, dy * (2 * x))
+
+def relu_squared_curve(g, dy, x, dx):
+    """dx = 2 g dy where x > 0, else g dy 0."""
+    np.multiply(g * dy, np.where(x <= 0, 0, 2), out=dx)
+
+
+def _swish_slope(v):
+    """s (1 + v (1 - s)), s = sigmoid(v)"""
+    return _sigmoid(v) * (1 + _within(v, 800) * _sigmoid(-v))
+
+def _swish_curve(v):
+    """s (1 - s) (2 + v (1 - 2 s)), s = sigmoid(v)"""
+    s, rest = _sigmoid(v), _sigmoid(-v)
+    return s * rest * (2 + _within(v, 800) * (rest - s))
+
+def swish(x, y, beta):
+    """y = x sigmoid(beta x). Ramachandran, Zoph, Le 2017."""
+    np.multiply(x, _sigmoid(beta * x), out=y)
+
+def swish_grad(dy, x, dx, beta):
+    """dx = dy s (1 + v (1 - s)), v = beta x, s = sigmoid(v)"""
+    np.multiply(dy, _swish_slope(beta * x), out=dx)
+
+def swish_curve(g, dy, x, dx, beta):
+    """dx = g dy beta s (1 - s) (2 + v (1 - 2 s)), v = beta x, s = sigmoid(v)"""
+    np.multiply(g * dy, beta * _swish_curve(beta * x), out=dx)
+
+
+def quick_gelu(x, y):
+    """y = x sigmoid(1.702 x), a coarse gelu. Hendrycks, Gimpel 2016."""
+    np.multiply(x, _sigmoid(1.702 * x), out=y)
+
+def quick_gelu_grad(dy, x, dx):
+    """dx = dy s (1 + v (1 - s)), v = 1.702 x, s = sigmoid(v)"""
+    np.multiply(dy, _swish_slope(1.702 * x), out=dx)
+
+def quick_gelu_curve(g, dy, x, dx):
+    """dx = 1.702 g dy s (1 - s) (2 + v (1 - 2 s)), v = 1.702 x, s = sigmoid(v)"""
+    np.multiply(g * dy, 1.702 * _swish_curve(1.702 * x), out=dx)
+
+
 # Losses of pairs (prediction x, target t): the value of each pair, and the gradient along x.
 
 

@@ -32,7 +32,8 @@ def _module(op: Op) -> type[Module]:
         )
 
     signature = Signature(
-        [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value) for name, value in op.params]
+        [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=Parameter.empty if value is None else value)
+         for name, value in op.params]
         + [Parameter("inplace", Parameter.POSITIONAL_OR_KEYWORD, default=False)]
     )
     made = type(

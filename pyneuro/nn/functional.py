@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, signature
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ def dense(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation:
     Raises ShapeError, DtypeError, ValueError for an unknown activation.
     """
     op, defaults = _DENSE.get(activation, (None, ()))
+    if op is None and activation in activation_names():
+        return globals()[activation](linear(input, weight, bias), *params)
     if op is None:
         raise ValueError(f"{activation!r} is not an activation; choose from {', '.join(activation_names())}")
     if not isinstance(input, Tensor):
@@ -58,7 +60,10 @@ def dense(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation:
         if no_bias is None:
             return matmul(input, weight.mT)
         bias = no_bias.expand(weight.shape[0])
-    return apply(op, (input, weight, bias), tuple(map(float, params)) if params else defaults)
+    values = (*params, *defaults[len(params):]) if defaults else params
+    if None in values:
+        raise TypeError(f"{activation} also needs {' and '.join(n for n, v in op.params[len(params):] if v is None)}")
+    return apply(op, (input, weight, bias), tuple(map(float, values)))
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -337,6 +342,8 @@ def _function(op: Op) -> Callable:
         return with_parameters(input, inplace=True) if inplace else method(input)
 
     def with_parameters(input: Tensor, *args: float, inplace: bool = False, **named: float) -> Tensor:
+        if len(args) == len(names) + 1:
+            args, inplace = args[:-1], bool(args[-1])
         if inplace:
             input._check_writable()
         y = method(input._before() if inplace else input, *args, **named)
@@ -344,22 +351,45 @@ def _function(op: Op) -> Callable:
 
     function: Callable = with_parameters if op.params else plain
 
-    names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value) for name, value in op.params]
+    names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=Parameter.empty if value is None else value)
+             for name, value in op.params]
     function.__name__ = function.__qualname__ = op.name
     function.__doc__ = op.formula
     function.__signature__ = Signature(  # type: ignore[attr-defined]
         [
             Parameter("input", Parameter.POSITIONAL_OR_KEYWORD),
             *names,
-            Parameter("inplace", Parameter.KEYWORD_ONLY if names else Parameter.POSITIONAL_OR_KEYWORD, default=False),
+            Parameter("inplace", Parameter.POSITIONAL_OR_KEYWORD, default=False),
         ]
     )
     return function
 
 
+def _in_place(function: Callable) -> Callable:
+    def written(input: Tensor, *args: float, **named: float) -> Tensor:
+        return function(input, *args, **named, inplace=True)
+
+    written.__name__ = written.__qualname__ = f"{function.__name__}_"
+    written.__doc__ = f"{function.__doc__}, in place"
+    given = list(signature(function).parameters.values())
+    written.__signature__ = Signature(given[:-1])  # type: ignore[attr-defined]
+    return written
+
+
 for _op in OPS.values():
     if _op.kind == "activation":
         globals()[_op.name] = _function(_op)
+        globals()[f"{_op.name}_"] = _in_place(globals()[_op.name])
+
+
+def exponential(input: Tensor) -> Tensor:
+    """e^x"""
+    return input.exp()
+
+
+def sin(input: Tensor) -> Tensor:
+    """sin x"""
+    return input.sin()
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
