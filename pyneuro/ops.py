@@ -632,7 +632,7 @@ def activation(name: str, module: str, formula: str, range: str, monotone: bool 
         x, w = rng.uniform(-1, 1, (m, k)), rng.uniform(-1, 1, (q, k)) / k ** 0.5
         if not away:
             return (x, w, rng.normal(size=q)), attrs
-        room = min([3.0, *np.diff(away) / 2])                    # a bias amid kinks, and the rest nearer than these
+        room = np.min(np.diff(away), initial=6.0) / 2            # a bias amid kinks, and the rest nearer than these
         bias = [away[0] - 3.0, *(np.add(away[1:], away[:-1]) / 2), away[-1] + 3.0]
         return (x, w * min(1.0, 0.9 * room / k ** 0.5), np.array([bias[i % len(bias)] for i in np.arange(q)])), attrs
 

@@ -46,7 +46,7 @@ static const T ATAN_TAIL[] = {           /* 2^-28.7 */
 #define HALF_PI_LOW -4.37113900e-08f
 #define TANHSHRINK_DEPTH 7               /* 2^-32 */
 #define SINC_TERMS 7
-#define QUICK_LOW -2.19345093e-08f       /* 1.702 less the float nearest to it */
+#define QUICK_LOW -2.19345093e-08f       /* 1.702, a double, less the float nearest to it */
 #else
 static const T ATAN_TAIL[] = {           /* 2^-62.2 */
     -0.3333333333333333, 0.19999999999999785, -0.14285714285654638, 0.11111111104652255, -0.09090908728587459,
@@ -55,7 +55,7 @@ static const T ATAN_TAIL[] = {           /* 2^-62.2 */
 #define HALF_PI_LOW 6.123233995736766e-17
 #define TANHSHRINK_DEPTH 11              /* 2^-59.7 */
 #define SINC_TERMS 12
-#define QUICK_LOW 4.263256414560601e-17
+#define QUICK_LOW 0
 #endif
 INLINE vec vatan(vec x)
 {
@@ -110,18 +110,18 @@ INLINE vec sinc_series(vec z)
     for (int k = SINC_TERMS; k > 0; k--) sum = vfma(sum * z, vset((T)-1 / (T)(2 * k * (2 * k + 3))), vset(1));
     return sum * (T)(1.0 / 3);
 }
-INLINE vec sinc_slope(vec x)
+INLINE vec sinc_slope(vec dy, vec x)
 {
     const T pi = (T)3.1415926535897932;
     vec w = sinc_turn(x), t = pi * vclamp(x, vset(-0.5), vset(0.5));
     vec cosine = sin_of_pi((T)0.5 - vabs(w));
-    return vsel(vabs(x) < (T)0.5, -pi * t * sinc_series(t * t), (cosine - sinc_value(x)) / x);
+    return vsel(vabs(x) < (T)0.5, dy * (-pi * t * sinc_series(t * t)), dy * (cosine - sinc_value(x)) / x);
 }
 INLINE vec sinc_curve(vec x)
 {
     const T square = (T)9.869604401089358;
     vec t = (T)3.1415926535897932 * vclamp(x, vset(-0.5), vset(0.5));
-    vec turned = vsel(vabs(x) < (T)0.5, 2 * square * sinc_series(t * t), -2 * sinc_slope(x) / x);
+    vec turned = vsel(vabs(x) < (T)0.5, 2 * square * sinc_series(t * t), -2 * sinc_slope(vset(1), x) / x);
     return turned - square * sinc_value(x);
 }
 
@@ -221,8 +221,8 @@ INLINE vec squareplus_value(vec x, vec b)
 }
 INLINE vec squareplus_slope(vec x, vec b)
 {
-    vec inside = within(x, BOUND), r = root_of_square(inside, b);
-    return vsel(x < 0, b / (2 * r * (r - inside)), (T)0.5 + (T)0.5 * (inside / r));
+    vec inside = within(x, BOUND), r = root_of_square(x, b);
+    return vsel(x < 0, b / (2 * r) / (r - x), (T)0.5 + (T)0.5 * (inside / root_of_square(inside, b)));
 }
 
 /* sigmoid(1.702 x) and *mirror, that of -1.702 x: 1.702 x with what rounding it lost. */

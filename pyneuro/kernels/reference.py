@@ -1207,13 +1207,18 @@ def gaussian(x, y):
     """y = e^(-x^2)"""
     np.exp(-np.square(x), out=y)
 
+def _bell_of_square(x):
+    """e^(-x^2), and 0 for what is no normal number: as a kernel has it, whatever dy is beside it."""
+    e = np.exp(-np.square(x))
+    return np.where(e < np.finfo(x.dtype).tiny, 0, e)
+
 def gaussian_grad(dy, x, dx):
     """dx = -2 dy x e^(-x^2)"""
-    np.multiply(dy, -2 * _within(x, 40) * np.exp(-np.square(x)), out=dx)
+    np.multiply(dy, -2 * _within(x, 40) * _bell_of_square(x), out=dx)
 
 def gaussian_curve(g, dy, x, dx):
     """dx = g dy (4 x^2 - 2) e^(-x^2)"""
-    np.multiply(g * dy, (4 * np.square(_within(x, 40)) - 2) * np.exp(-np.square(x)), out=dx)
+    np.multiply(g * dy, (4 * np.square(_within(x, 40)) - 2) * _bell_of_square(x), out=dx)
 
 
 def _finite(x):
@@ -1272,7 +1277,7 @@ def sinc_grad(dy, x, dx):
     """dx = dy (cos(pi x) - sinc(x)) / x"""
     pi, sine, cosine = _turns(x)
     t = pi * _within(x, 0.5)
-    np.multiply(dy, np.where(np.absolute(x) < 0.5, -pi * t * _bent_sine(t), (cosine - sine / (pi * x)) / x), out=dx)
+    dx[...] = np.where(np.absolute(x) < 0.5, dy * (-pi * t * _bent_sine(t)), dy * (cosine - sine / (pi * x)) / x)
 
 def sinc_curve(g, dy, x, dx):
     """dx = -g dy (pi^2 sinc(x) + 2 sinc'(x) / x)"""
@@ -1429,9 +1434,8 @@ def squareplus(x, y, b):
 
 def squareplus_grad(dy, x, dx, b):
     """dx = dy (1 + x / sqrt(x^2 + b)) / 2"""
-    z = _finite(x)
-    r = _root_of_square(z, b)
-    np.multiply(dy, np.where(x < 0, b / (2 * r * (r - z)), 0.5 + 0.5 * (z / r)), out=dx)
+    z, r = _finite(x), _root_of_square(x, b)
+    np.multiply(dy, np.where(x < 0, b / (2 * r) / (r - x), 0.5 + 0.5 * (z / _root_of_square(z, b))), out=dx)
 
 def squareplus_curve(g, dy, x, dx, b):
     """dx = g dy b / (2 (x^2 + b)^(3/2))"""

@@ -14,7 +14,7 @@ from .. import random
 from ..autograd import no_grad
 from ..kernels import DtypeError, ShapeError, run
 from ..ops import OPS, Op, broadcast_shape, promote_types
-from ..tensor import Tensor, apply, as_tensor, matmul, wrap
+from ..tensor import Tensor, apply, arange, as_tensor, matmul, wrap
 
 _INT64 = np.dtype(np.int64)
 _SELU_LIMIT = 1.7580993408473766            # -selu(-inf)
@@ -397,6 +397,128 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     if approximate not in ("none", "tanh"):
         raise ValueError(f"gelu takes approximate='none' or 'tanh', got {approximate!r}")
     return input._op("gelu" if approximate == "none" else "gelu_tanh")
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """x where x > 0, else weight x; weight: one number, or one for each channel, along axis 1."""
+    if weight.ndim > 1:
+        raise ShapeError(f"prelu takes a weight of one number or one a channel, got {list(weight.shape)}")
+    if weight.dtype != input.dtype:
+        raise DtypeError(f"prelu takes input and weight of one dtype, given {input.dtype} and {weight.dtype}")
+    channels = input.shape[1] if input.ndim > 1 else 1
+    if weight.numel() != 1 and (input.ndim == 0 or weight.numel() != channels):
+        raise ShapeError(f"prelu: weight of {weight.numel()} numbers does not fit input of shape {list(input.shape)}, "
+                         f"which has {channels} channels")
+    if input.ndim > 1:
+        weight = weight.reshape((weight.numel(),) + (1,) * (input.ndim - 2))
+    return input._float("prelu").where(input > 0, input * (weight if input.ndim else weight.reshape(())))
+
+
+def rrelu(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False) -> Tensor:
+    """x where x > 0, else a x: in training each a is uniform in [lower, upper), else their mean."""
+    if lower > upper:
+        raise ValueError(f"rrelu takes lower <= upper, got {lower} and {upper}")
+    if not training:
+        return globals()["leaky_relu"](input, (lower + upper) / 2, inplace=inplace)
+    if inplace:
+        input._check_writable()
+    x = input._before() if inplace else input
+    slopes = random.rand(*x.shape, dtype=x._float("rrelu").dtype) * (upper - lower) + lower
+    y = x.where(x > 0, x * slopes)
+    return input._overwrite(y) if inplace else y
+
+
+def rrelu_(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Tensor:
+    """rrelu, in place."""
+    return rrelu(input, lower, upper, training, inplace=True)
+
+
+def _axis(input: Tensor, dim: int, name: str) -> int:
+    """dim counted from the front; raises IndexError if there is no such axis."""
+    if not -max(input.ndim, 1) <= dim < max(input.ndim, 1):
+        raise IndexError(f"{name}: dim {dim} is not an axis of shape {list(input.shape)}")
+    return dim % max(input.ndim, 1)
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """a sigmoid(b), a and b the halves of input along dim. Dauphin et al. 2017."""
+    if input.ndim == 0:
+        raise ShapeError("glu takes a tensor with an axis to halve, got a 0-d tensor")
+    n = input.shape[_axis(input, dim, "glu")]
+    if n % 2:
+        raise ShapeError(f"glu halves axis {dim} of shape {list(input.shape)}, whose extent {n} is odd")
+    a, b = input._float("glu").split(n // 2, dim) if n else (input, input)
+    return a * b.sigmoid()
+
+
+def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    """softmax(-x) along dim."""
+    return (-input).softmax(_implicit_dim(input, dim, "softmin"), dtype)
+
+
+def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+    """softmax((logits + Gumbel noise) / tau) along dim; hard: one-hot, with the gradient of the soft one. Jang et al. 2017."""
+    if eps != 1e-10:
+        warnings.warn("gumbel_softmax: eps is deprecated and has no effect", stacklevel=2)
+    u = random.rand(*logits.shape, dtype=logits._float("gumbel_softmax").dtype)
+    noise = -(-(1 - u).log()).log()                                # 1 - u is in (0, 1]
+    soft = ((logits + noise) / tau).softmax(dim)
+    if not hard:
+        return soft
+    at = soft.detach().argmax(dim, keepdim=True)
+    places = arange(soft.shape[dim] if soft.ndim else 1).reshape(
+        tuple(-1 if i == dim % max(soft.ndim, 1) else 1 for i in range(soft.ndim)))
+    return (places == at).to(soft.dtype) - soft.detach() + soft
+
+
+def maxout(input: Tensor, pieces: int, dim: int = -1) -> Tensor:
+    """The largest of each `pieces` neighbours along dim, whose extent they divide. Goodfellow et al. 2013."""
+    axis = _axis(input, dim, "maxout")
+    n = input.shape[axis] if input.ndim else 1
+    if pieces < 1 or n % pieces:
+        raise ShapeError(f"maxout takes groups of {pieces}, which do not divide axis {dim} of shape {list(input.shape)}")
+    return input.reshape((*input.shape[:axis], n // pieces, pieces, *input.shape[axis + 1:])).amax(axis + 1)
+
+
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+                                 dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+                                 enable_gqa: bool = False) -> Tensor:
+    """softmax(scale q k^T + mask) v over the last two axes [..., length, width]; scale 1 / sqrt(width) by default.
+
+    attn_mask: booleans, true where to look, or numbers to add; a row that may look nowhere gives 0. enable_gqa: key and
+    value have fewer heads (axis -3), each used by several in turn. Vaswani et al. 2017.
+    """
+    if is_causal and attn_mask is not None:
+        raise ValueError("scaled_dot_product_attention takes attn_mask or is_causal, not both")
+    if min(query.ndim, key.ndim, value.ndim) < 2:
+        raise ShapeError("scaled_dot_product_attention takes query, key and value [..., length, width], given "
+                         f"{list(query.shape)}, {list(key.shape)} and {list(value.shape)}")
+    if not query.dtype == key.dtype == value.dtype:
+        raise DtypeError("scaled_dot_product_attention takes query, key and value of one dtype, given "
+                         f"{query.dtype}, {key.dtype} and {value.dtype}")
+    if enable_gqa:
+        key, value = (_repeated(t, query.shape[-3] // t.shape[-3]) for t in (key, value))
+    lines, columns = query.shape[-2], key.shape[-2]
+    scores = query @ key.mT * (1 / query.shape[-1] ** 0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = arange(columns) <= arange(lines).reshape((-1, 1))
+    if attn_mask is not None and attn_mask.dtype == np.bool_:
+        scores = scores.masked_fill(~attn_mask, -np.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    nowhere = scores.detach().amax(-1, keepdim=True) == -np.inf if attn_mask is not None and columns else None
+    if nowhere is not None:
+        scores = scores.masked_fill(nowhere, 0.0)
+    weights = scores.softmax(-1)
+    if nowhere is not None:
+        weights = weights.masked_fill(nowhere, 0.0)
+    return dropout(weights, dropout_p) @ value
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """Each head, along axis -3, so many times in a row."""
+    shape = x.shape
+    return x.unsqueeze(-3).expand((*shape[:-2], times, *shape[-2:])).reshape((*shape[:-3], shape[-3] * times, *shape[-2:]))
 
 
 # Losses
