@@ -813,6 +813,22 @@ softmax("softmax",     "e^x / sum e^x",    lambda g, y, dim: (g - (g * y).sum((d
 softmax("log_softmax", "x - ln sum e^x",   lambda g, y, dim: g - y.exp() * g.sum((dim,), keepdim=True))
 
 
+def _sparsemax(x: Array, dim: int) -> Array:
+    y = empty(x.shape, x.dtype)
+    run("sparsemax", (along(x, dim), along(y, dim)))
+    return y
+
+
+def _sparsemax_grad(node: Any, g: Any) -> tuple:
+    (y,), dim = node.saved(g), node.attrs[0]
+    kept = (y.detach() > 0).to(g.dtype)
+    return (g - (g * kept).sum((dim,), keepdim=True) / kept.sum((dim,), keepdim=True)) * kept,
+
+
+Op("sparsemax", "max(x - tau, 0) with the tau for which they sum to 1", _sparsemax, _sparsemax_grad,
+   lambda rng, n: ((table(rng, n, low=-1, high=1),), (1,)), saves=(-1,), kind="softmax", sums=lambda x, *_: x.shape[-1])
+
+
 # Losses against class numbers: x of [rows, classes], labels, a weight for each class. attrs: ignore_index, (label_smoothing,)
 # reduction. A reduced loss is one number; "none" gives one a row.
 
@@ -876,50 +892,93 @@ _labels_loss("cross_entropy", "-ln softmax(x)[label], weighted by class, average
 _labels_loss("nll", "-x[label], weighted by class, averaged", _nll_composed, (-100.0, "mean"))
 
 
-# Losses of pairs, before reduction: a row here, a row in losses.def, two functions in reference.py.
-# second (x, t, params): the second derivative along x; target (g, x, t, params): the gradient of t;
-# unit: the mixed derivative is -1, not that of a loss of x - t.
+# Losses of pairs, before reduction: a row here, a row in losses.def, two functions in reference.py. composed: the loss in
+# differentiable ops of x, t and the parameters, for the gradient of t and everything beyond the first derivative.
 
-def pair_loss(name: str, formula: str, second: Callable, target: Callable,
-              away: tuple[float, ...] = (), unit: bool = False) -> None:
+def pair_loss(name: str, formula: str, composed: Callable, pairs: Callable, attrs: tuple[float, ...] | None = None) -> None:
     params = KERNELS[name].attrs
-    defaults = tuple([v for _, v in params if v is not None])
+    attrs = tuple([v for _, v in params if v is not None]) if attrs is None else attrs
 
     def backward(node: Any, g: Any) -> tuple:
         x, t = node.saved(g)
         return (g._op(f"{name}_grad", x, t, attrs=node.attrs) if node.needs[0] else None,
-                target(g, x, t, *node.attrs) if node.needs[1] else None)
+                g.derivatives(lambda t: composed(x, t, *node.attrs), (t,))[0] if node.needs[1] else None)
 
     def grad_backward(node: Any, g: Any) -> tuple:
         dl, x, t = node.saved(g)
+
+        def slope(x: Any, t: Any) -> Any:
+            return dl.derivatives(lambda x: composed(x, t, *node.attrs), (x,))[0]
+
         return (g._op(f"{name}_grad", x, t, attrs=node.attrs) if node.needs[0] else None,
-                g * dl * second(x, t, *node.attrs) if node.needs[1] else None,
-                -(g * dl) * (1.0 if unit else second(x, t, *node.attrs)) if node.needs[2] else None)
+                *(g.derivatives(slope, (x, t)) if node.needs[1] or node.needs[2] else (None, None)))
 
-    def inputs(rng: Any, n: int) -> tuple:
-        t = rng.uniform(0.05, 0.95, n)
-        return (t + spread(rng, n, away=away), t), defaults
-
-    Op(name, formula, mapped(name), backward, inputs, saves=(0, 1), kind="pair_loss", params=params, kernel=name)
+    Op(name, formula, mapped(name), backward, lambda rng, n: (pairs(rng, n), attrs), saves=(0, 1), kind="pair_loss",
+       params=params, kernel=name)
     Op(f"{name}_grad", f"dl times the derivative of {name}", mapped(f"{name}_grad"), grad_backward,
-       lambda rng, n: ((spread(rng, n), *inputs(rng, n)[0]), defaults), saves=(0, 1, 2), kind="grad", params=params)
+       lambda rng, n: ((spread(rng, n), *pairs(rng, n)), attrs), saves=(0, 1, 2), kind="grad", params=params)
 
 
-def _opposite(name: str) -> Callable:
-    """The loss depends on x - t alone."""
-    return lambda g, x, t, *attrs: -g._op(f"{name}_grad", x, t, attrs=attrs)
+def _apart(*away: float) -> Callable:
+    """x and t of (0, 1), x - t not near a kink."""
+    def pairs(rng: Any, n: int) -> tuple:
+        t = rng.uniform(0.05, 0.95, n)
+        return t + spread(rng, n, away=away), t
+    return pairs
 
 
-def _logistic_slope(x: Any, t: Any) -> Any:
-    s = x._op("sigmoid")
-    return s * (1 - s)
+def _within(low: float, high: float, t_low: float = 0.05, t_high: float = 0.95) -> Callable:
+    return lambda rng, n: (spread(rng, n, low, high), spread(rng, n, t_low, t_high))
 
 
-pair_loss("mse",   "(x - t)^2", lambda x, t: 2.0, _opposite("mse"))
-pair_loss("l1",    "|x - t|",   lambda x, t: 0.0, _opposite("l1"), away=(0,))
+def _signed(rng: Any, n: int) -> tuple:
+    """x and t about -1 or 1, x t not near 1."""
+    t = rng.choice([-1.0, 1.0], n) * rng.uniform(0.9, 1.1, n)
+    return spread(rng, n, away=(1,), gap=0.1) / t, t
+
+
+def _above(rng: Any, n: int) -> tuple:
+    t = rng.uniform(0.3, 2, n)
+    return t + spread(rng, n, 0, 2, away=(0,)), t
+
+
+def _nearby(x: Any, t: Any, bound: float, near: Callable, far: Callable) -> Any:
+    d = x - t
+    return near(d).where(d.abs() < bound, far(d))
+
+
+def _log_cosh(x: Any, t: Any) -> Any:
+    d = x - t
+    return d + (d * -2)._op("softplus", attrs=(1.0, math.inf)) - math.log(2)
+
+
+def _no_zeros(t: Any) -> Any:
+    return t.masked_fill(t == 0, 1.0)
+
+
+pair_loss("mse",   "(x - t)^2", lambda x, t: (x - t).square(), _apart())
+pair_loss("l1",    "|x - t|",   lambda x, t: (x - t).abs(), _apart(0))
 pair_loss("huber", "(x - t)^2 / 2 within delta, else delta (|x - t| - delta/2)",
-          lambda x, t, delta: ((x - t).abs() <= delta).to(x.dtype), _opposite("huber"), away=(-1, 1))
-pair_loss("bce_with_logits", "-t ln sigmoid(x) - (1 - t) ln(1 - sigmoid(x))", _logistic_slope, lambda g, x, t: -g * x, unit=True)
+          lambda x, t, delta: _nearby(x, t, delta, lambda d: d * d * 0.5, lambda d: (d.abs() - delta / 2) * delta), _apart(-1, 1))
+pair_loss("bce_with_logits", "-t ln sigmoid(x) - (1 - t) ln(1 - sigmoid(x))",
+          lambda x, t: (1 - t) * x + (-x)._op("softplus", attrs=(1.0, math.inf)), _apart())
+pair_loss("smooth_l1", "(x - t)^2 / (2 beta) within beta, else |x - t| - beta/2",
+          lambda x, t, beta: _nearby(x, t, beta, lambda d: d * d * (0.5 / beta) if beta else d, lambda d: d.abs() - beta / 2),
+          _apart(-1, 0, 1))
+pair_loss("bce",   "-t ln x - (1 - t) ln(1 - x), logarithms at least -100",
+          lambda x, t: (t - 1) * (-x).log1p().clamp(min=-100) - t * x.log().clamp(min=-100), _within(0.05, 0.95))
+pair_loss("kl_div", "t (ln t - x), x a logarithm", lambda x, t: t * _no_zeros(t).log() - t * x, _within(-3, 0))
+pair_loss("kl_div_log", "e^t (t - x), x and t logarithms", lambda x, t: t.exp() * (t - x), _within(-3, 0, -3, 0))
+pair_loss("poisson_nll", "e^x - t x, x the logarithm of the rate", lambda x, t: x.exp() - t * x, _within(-3, 3))
+pair_loss("poisson_nll_rate", "x - t ln(x + eps), x the rate", lambda x, t, eps: x - t * (x + eps).log(), _within(0.1, 3))
+pair_loss("soft_margin", "ln(1 + e^(-t x))", lambda x, t: (-t * x)._op("softplus", attrs=(1.0, math.inf)), _signed)
+pair_loss("hinge", "max(margin - t x, 0)", lambda x, t, margin: (margin - t * x).clamp(min=0), _signed)
+pair_loss("squared_hinge", "max(margin - t x, 0)^2", lambda x, t, margin: (margin - t * x).clamp(min=0).square(), _signed)
+pair_loss("log_cosh", "ln cosh(x - t)", _log_cosh, _apart())
+pair_loss("quantile", "max(q (t - x), (q - 1) (t - x))",
+          lambda x, t, q: (x - t).abs() * 0.5 + (x - t) * (0.5 - q), _apart(0), (0.3,))
+pair_loss("msle",  "(ln(1 + x) - ln(1 + t))^2", lambda x, t: (x.log1p() - t.log1p()).square(), _within(0, 3, 0, 3))
+pair_loss("mape",  "|x - t| / max(|t|, eps)", lambda x, t, eps: (x - t).abs() / t.abs().clamp(min=eps), _above)
 
 
 # Normalisation. Inputs x of two axes, weight, bias; attrs: eps, and for columns what keeps running averages, or None.

@@ -1,4 +1,4 @@
-/* What rows of activations.def have no room for: functions that activations are made of, and their derivatives.
+/* What rows of activations.def and losses.def have no room for: functions that they are made of, and derivatives.
 
    Where a limit at infinity would be 0 * inf or inf / inf, x stops at +-BOUND, whose square is a number but beyond which 1
    does not show beside it. */
@@ -275,5 +275,13 @@ INLINE vec quick_gelu_ddx(vec x)
 INLINE vec isru_dx(vec x, vec a) { vec s; isru_value(x, a, &s); return s * s * s; }
 INLINE vec isru_ddx(vec x, vec a) { vec s, y = isru_value(x, a, &s); return -3 * a * y * (s * s) * (s * s); }
 INLINE vec isru_y(vec x, vec a) { vec s; return isru_value(x, a, &s); }
+
+/* ln cosh d, by way of cosh d - 1 = (e^d - 1)^2 / (2 e^d) where that is small. */
+INLINE vec log_cosh_value(vec d)
+{
+    vec a = vabs(d), less = vexpm1(vatmost(a, vset(1)));
+    vec far = a + vlog1p(exp_below(a * -2)) - (T)0.69314718055994531;
+    return vsel(a < 1, vlog1p(less * less / (2 * (1 + less))), far);
+}
 
 #endif

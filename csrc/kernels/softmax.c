@@ -301,3 +301,32 @@ DEFINE(nll_grad)
     }
     return PN_OK;
 }
+
+/* The tau for which the numbers above it, less tau, sum to 1: of ever fewer of them (Michelot 1986), as each tau leaves
+   out what cannot be above the last. All relative to the largest. */
+DEFINE(sparsemax)
+{
+    const int64_t n = c->dim[1], xs = STRIDE(0, 1), ys = STRIDE(1, 1);
+    for (int64_t line = 0; line < c->dim[0] * c->dim[2]; line++) {
+        const int64_t i = line / c->dim[2], j = line % c->dim[2];
+        const T *x = IN(T, 0) + i * STRIDE(0, 0) + j * STRIDE(0, 2);
+        T *y = OUT(T, 1) + i * STRIDE(1, 0) + j * STRIDE(1, 2), peak = -INFINITY;
+        double tau = -INFINITY;
+        for (int64_t k = 0; k < n; k++)
+            if (x[k * xs] > peak || x[k * xs] != x[k * xs]) peak = x[k * xs];     /* a NaN stays: nothing is above it */
+        for (int64_t kept = 0, before = -1; kept != before;) {
+            double sum = 0;
+            before = kept, kept = 0;
+            for (int64_t k = 0; k < n; k++) {
+                double z = (double)x[k * xs] - peak;
+                if (z > tau) sum += z, kept++;
+            }
+            tau = (sum - 1) / kept;
+        }
+        for (int64_t k = 0; k < n; k++) {
+            double z = (double)x[k * xs] - peak - tau;
+            y[k * ys] = z <= 0 ? 0 : (T)z;
+        }
+    }
+    return PN_OK;
+}

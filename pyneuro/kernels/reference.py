@@ -286,6 +286,16 @@ def log_softmax_grad(dy, y, dx):
     """dx_n = dy_n - e^y_n sum_c dy_c"""
     np.subtract(dy, np.exp(y) * _total(dy), out=dx)
 
+def sparsemax(x, y):
+    """y_n = max(x_n - tau, 0) with the tau for which they sum to 1: the distribution nearest to x. Martins, Astudillo 2016."""
+    z = x - _peak(x)
+    down = -np.sort(-z, axis=1).astype(np.float64)
+    sums = np.cumsum(down, axis=1)
+    k = np.arange(1, x.shape[1] + 1)[:, None]
+    count = np.maximum(np.sum(1 + k * down > sums, axis=1, keepdims=True), 1)      # so many are above tau
+    tau = (np.sum(np.where(k <= count, down, 0), axis=1, keepdims=True) - 1) / count
+    y[...] = np.where(np.isnan(z).any(axis=1, keepdims=True), np.nan, np.maximum(z - tau, 0))
+
 def _kept(labels, ignore_index):
     """The rows whose label is not ignore_index, and their labels."""
     rows = np.flatnonzero(labels != int(ignore_index))
@@ -1551,6 +1561,114 @@ def bce_with_logits(x, t, l):
 def bce_with_logits_grad(dl, x, t, dx):
     """dx = dl (sigmoid(x) - t)"""
     np.multiply(dl, _sigmoid(x) - t, out=dx)
+
+def smooth_l1(x, t, l, beta):
+    """l = d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, d = x - t."""
+    d = np.absolute(x - t)
+    l[...] = np.where(d < beta, 0.5 * d * d / beta, d - 0.5 * beta)
+
+def smooth_l1_grad(dl, x, t, dx, beta):
+    """dx = dl d / beta where |d| < beta, else dl sign(d), d = x - t."""
+    d = x - t
+    np.multiply(dl, np.where(np.absolute(d) < beta, d / beta, np.sign(d)), out=dx)
+
+def bce(x, t, l):
+    """l = -t ln x - (1 - t) ln(1 - x), each logarithm at least -100; x a probability."""
+    l[...] = (t - 1) * np.maximum(np.log1p(-x), -100) - t * np.maximum(np.log(x), -100)
+
+def bce_grad(dl, x, t, dx):
+    """dx = dl (x - t) / max(x (1 - x), 1e-12)"""
+    dx[...] = dl * (x - t) / np.maximum((1 - x) * x, 1e-12)
+
+def kl_div(x, t, l):
+    """l = t (ln t - x), 0 for t = 0; x a logarithm of a probability. Kullback, Leibler 1951."""
+    l[...] = np.where(t == 0, 0, t * np.log(t)) - t * x
+
+def kl_div_grad(dl, x, t, dx):
+    """dx = -dl t"""
+    np.multiply(-dl, t, out=dx)
+
+def kl_div_log(x, t, l):
+    """l = e^t (t - x); x and t logarithms of probabilities."""
+    np.multiply(np.exp(t), t - x, out=l)
+
+def kl_div_log_grad(dl, x, t, dx):
+    """dx = -dl e^t"""
+    np.multiply(-dl, np.exp(t), out=dx)
+
+def poisson_nll(x, t, l):
+    """l = e^x - t x; x the logarithm of the rate."""
+    l[...] = np.exp(x) - t * x
+
+def poisson_nll_grad(dl, x, t, dx):
+    """dx = dl (e^x - t)"""
+    np.multiply(dl, np.exp(x) - t, out=dx)
+
+def poisson_nll_rate(x, t, l, eps):
+    """l = x - t ln(x + eps); x the rate."""
+    l[...] = x - t * np.log(x + eps)
+
+def poisson_nll_rate_grad(dl, x, t, dx, eps):
+    """dx = dl (1 - t / (x + eps))"""
+    np.multiply(dl, 1 - t / (x + eps), out=dx)
+
+def soft_margin(x, t, l):
+    """l = ln(1 + e^(-t x)), t -1 or 1."""
+    l[...] = _softplus(-t * x)
+
+def soft_margin_grad(dl, x, t, dx):
+    """dx = -dl t sigmoid(-t x)"""
+    np.multiply(-dl * t, _sigmoid(-t * x), out=dx)
+
+def hinge(x, t, l, margin):
+    """l = max(margin - t x, 0), t -1 or 1."""
+    np.maximum(margin - t * x, 0, out=l)
+
+def hinge_grad(dl, x, t, dx, margin):
+    """dx = -dl t where t x <= margin, else 0."""
+    dx[...] = np.where(t * x > margin, 0, -dl * t)
+
+def squared_hinge(x, t, l, margin):
+    """l = max(margin - t x, 0)^2, t -1 or 1."""
+    np.square(np.maximum(margin - t * x, 0), out=l)
+
+def squared_hinge_grad(dl, x, t, dx, margin):
+    """dx = -2 dl t max(margin - t x, 0)"""
+    np.multiply(dl, -2 * t * np.maximum(margin - t * x, 0), out=dx)
+
+def log_cosh(x, t, l):
+    """l = ln cosh d, d = x - t"""
+    d = np.absolute(x - t)
+    less = np.expm1(np.minimum(d, 1))                # cosh d - 1 is less^2 / (2 e^d): small where d is
+    l[...] = np.where(d < 1, np.log1p(less * less / (2 * (1 + less))), d + np.log1p(np.exp(-2 * d)) - np.log(x.dtype.type(2)))
+
+def log_cosh_grad(dl, x, t, dx):
+    """dx = dl tanh(x - t)"""
+    np.multiply(dl, np.tanh(x - t), out=dx)
+
+def quantile(x, t, l, q):
+    """l = max(q (t - x), (q - 1) (t - x)) = |d| / 2 + (1/2 - q) d, d = x - t. Koenker, Bassett 1978."""
+    l[...] = 0.5 * np.absolute(x - t) + (0.5 - q) * (x - t)
+
+def quantile_grad(dl, x, t, dx, q):
+    """dx = dl (sign(d) / 2 + 1/2 - q), d = x - t"""
+    np.multiply(dl, 0.5 * np.sign(x - t) + (0.5 - q), out=dx)
+
+def msle(x, t, l):
+    """l = (ln(1 + x) - ln(1 + t))^2"""
+    np.square(np.log1p(x) - np.log1p(t), out=l)
+
+def msle_grad(dl, x, t, dx):
+    """dx = 2 dl (ln(1 + x) - ln(1 + t)) / (1 + x)"""
+    dx[...] = dl * 2 * (np.log1p(x) - np.log1p(t)) / (1 + x)
+
+def mape(x, t, l, eps):
+    """l = |x - t| / max(|t|, eps)"""
+    np.divide(np.absolute(x - t), np.maximum(np.absolute(t), eps), out=l)
+
+def mape_grad(dl, x, t, dx, eps):
+    """dx = dl sign(x - t) / max(|t|, eps)"""
+    np.divide(dl * np.sign(x - t), np.maximum(np.absolute(t), eps), out=dx)
 
 
 # Dense layers, one for each activation

@@ -127,6 +127,7 @@ RReLU = _calls("RReLU", F.rrelu, "lower", "upper", "inplace")
 GLU = _calls("GLU", F.glu, "dim")
 Softmin = _calls("Softmin", F.softmin, "dim")
 Maxout = _calls("Maxout", F.maxout, "pieces", "dim")
+Sparsemax = _calls("Sparsemax", F.sparsemax, "dim")
 Sin = _calls("Sin", F.sin)
 Exponential = _calls("Exponential", F.exponential)
 
@@ -160,5 +161,5 @@ class Softmax2d(Module):
 
 
 MODULES = [op.module for op in OPS.values() if op.kind == "activation" and op.module]
-MODULES += ["Exponential", "GLU", "Maxout", "PReLU", "RReLU", "Sin", "Softmax2d", "Softmin"]
+MODULES += ["Exponential", "GLU", "Maxout", "PReLU", "RReLU", "Sin", "Softmax2d", "Softmin", "Sparsemax"]
 __all__ = ["ACTIVATIONS", *MODULES]

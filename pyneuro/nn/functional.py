@@ -471,6 +471,11 @@ def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: floa
     return (places == at).to(soft.dtype) - soft.detach() + soft
 
 
+def sparsemax(input: Tensor, dim: int = -1) -> Tensor:
+    """The distribution along dim that is nearest to input: max(x - tau, 0), summing to 1. Martins, Astudillo 2016."""
+    return input._float("sparsemax")._op("sparsemax", attrs=(_axis(input, dim, "sparsemax"),))
+
+
 def maxout(input: Tensor, pieces: int, dim: int = -1) -> Tensor:
     """The largest of each `pieces` neighbours along dim, whose extent they divide. Goodfellow et al. 2013."""
     axis = _axis(input, dim, "maxout")
