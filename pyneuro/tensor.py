@@ -818,12 +818,12 @@ class Tensor(TensorBase):
     def derivatives(self, f: Callable, at: tuple) -> tuple:
         """d(f(*at))/d(at), weighted by this gradient, zeros where there is none: themselves differentiable if that is wanted."""
         wanted = is_grad_enabled()
-        with autograd.enable_grad():
+        with graph.enable_grad():
             given = [x if x.requires_grad else x.detach().requires_grad_() for x in at]
             y = f(*given)
             if not y.requires_grad:
                 return tuple([x._full(x.shape, 0.0) for x in at])
-            return autograd.grad(y, given, self, create_graph=wanted, materialize_grads=True)
+            return graph.grad(y, given, self, create_graph=wanted, materialize_grads=True)
 
     # Writing in place
 

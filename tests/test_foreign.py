@@ -10,6 +10,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from cases import BACKENDS
 
 import pyneuro as pn
 import pyneuro.nn.functional as F
@@ -30,6 +31,12 @@ UNSUPPORTED = [  # operator, the error that says so, reason
     ("__rmod__|remainder", "gradient (differs|of shape)",       "the remainder has no gradient"),
     ("var|std",          "NoneType",                            "correction=None"),
     ("zero_|fill_",      "a leaf tensor",                       "torch's sample clones first"),
+    ("nn.functional.rrelu|RReLU", "(value|gradient) differs",   "random or uninitialised numbers are other ones"),
+    ("nn.functional.scaled_dot_product_attention", "value differs", "random or uninitialised numbers are other ones"),
+    ("nn.functional.hardsigmoid|Hardsigmoid", "gradient differs", "torch's float64 hardsigmoid has the float32 nearest to 1/6"),
+    ("nn.functional.binary_cross_entropy|BCELoss", "second derivative differs", "torch adds 1e-12 to second derivatives of this"),
+    ("nn.functional.linear_cross_entropy|LinearCrossEntropyLoss", "second derivative differs",
+                                                                "torch has none where options cut the batch"),
     ("cat",              r"gradient of shape \(\), not \(0,\)", "an empty line that is left out has no gradient"),
 ]
 
@@ -63,6 +70,8 @@ def translated(value, torch, known):
         return (list if type(value) is list else tuple)(translated(v, torch, known) for v in value)
     if isinstance(value, dict):
         return {k: translated(v, torch, known) for k, v in value.items()}
+    if callable(value) and value.__module__.startswith("torch"):
+        return getattr(F if hasattr(F, value.__name__) else pn.nn, value.__name__)
     return value
 
 
@@ -86,7 +95,7 @@ def gradients(outputs, given, weigh):
 def compare(mine, theirs, what):
     for a, b in zip(flat(mine), flat(theirs), strict=True):
         if hasattr(b, "detach"):
-            b = b.detach().numpy()
+            b = b.detach().numpy(force=True)
             a = a.detach().numpy() if hasattr(a, "detach") else np.float64(np.nan if a is None else a)
             assert a.shape == b.shape, f"{what} of shape {a.shape}, not {b.shape}"
             assert a.dtype == b.dtype, f"{what} of {a.dtype}, not {b.dtype}"
@@ -118,10 +127,10 @@ def judged(op, sample, torch):
             compare(a, b, "gradient")
 
 
-def reason_for(op, sample, error):
+def reason_for(name, error):
     words = f"{type(error).__name__}: {error}"
-    for name, pattern, reason in UNSUPPORTED:
-        if re.fullmatch(name, op.name) and re.search(pattern, words):
+    for names, pattern, reason in UNSUPPORTED:
+        if re.fullmatch(names, name) and re.search(pattern, words):
             return reason
     return None
 
@@ -141,7 +150,7 @@ def test_torchs_own_samples(dtype, op_db, torch, capsys):
                     judged(op, sample, torch)
                     compared[op.name] += 1
                 except Exception as error:
-                    reason = reason_for(op, sample, error)
+                    reason = reason_for(op.name, error)
                     if reason:
                         unsupported[reason] += 1
                     else:
@@ -151,3 +160,123 @@ def test_torchs_own_samples(dtype, op_db, torch, capsys):
         print(f"\n{dtype}: {sum(compared.values())} samples of {len(compared)} operators agree; not supported: "
               + ", ".join(f"{n} {reason}" for reason, n in unsupported.most_common()))
     assert not failures, "\n".join([f"{len(failures)} unexplained:", *failures])
+
+
+# ------------------------------------------------------- activations and losses: the second derivative too, on every backend
+
+FAMILIES = {
+    "activations": "celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leaky_relu log_softmax logsigmoid mish prelu relu "
+                   "relu6 rrelu scaled_dot_product_attention selu sigmoid silu softmax softmin softplus softshrink softsign tanh "
+                   "tanhshrink threshold sinc".split(),
+    "losses": "binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cosine_similarity cross_entropy ctc_loss "
+              "gaussian_nll_loss hinge_embedding_loss huber_loss kl_div l1_loss linear_cross_entropy margin_ranking_loss mse_loss "
+              "multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss nll_loss pairwise_distance poisson_nll_loss "
+              "smooth_l1_loss soft_margin_loss triplet_margin_loss triplet_margin_with_distance_loss".split(),
+}
+MODULES = {
+    "activations": "CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid LogSoftmax Mish PReLU RReLU ReLU "
+                   "ReLU6 SELU SiLU Sigmoid Softmax Softmax2d Softmin Softplus Softshrink Softsign Tanh Tanhshrink Threshold".split(),
+    "losses": "BCELoss BCEWithLogitsLoss CTCLoss CosineEmbeddingLoss CrossEntropyLoss GaussianNLLLoss HingeEmbeddingLoss HuberLoss "
+              "KLDivLoss L1Loss LinearCrossEntropyLoss MSELoss MarginRankingLoss MultiLabelMarginLoss MultiLabelSoftMarginLoss "
+              "MultiMarginLoss NLLLoss PoissonNLLLoss SmoothL1Loss SoftMarginLoss TripletMarginLoss "
+              "TripletMarginWithDistanceLoss".split(),
+}
+
+
+def ramp(y):
+    return np.linspace(0.5, 1, max(y.numel(), 1))[:y.numel()].reshape(tuple(y.shape))
+
+
+def derivatives(t, y, given, second):
+    """The gradients of a weighted sum of y along what is given, and if `second` those of a weighted sum of them."""
+    weigh = lambda v: (v * t.tensor(ramp(v), dtype=v.dtype)).sum()
+    options = {"allow_unused": True, "materialize_grads": True}
+    outputs = [v for v in flat(y) if getattr(v, "requires_grad", False)]
+    if not outputs or not given:
+        return []
+    first = t.autograd.grad(sum(weigh(v) for v in outputs), given, create_graph=second, **options)
+    if not second:
+        return [first]
+    total = sum(weigh(g) for g in first)
+    return [first, t.autograd.grad(total, given, **options) if total.requires_grad else [t.zeros_like(x) for x in given]]
+
+
+def agree(torch, theirs, mine, given, second):
+    """theirs, mine: functions of their library's arguments."""
+    args, kwargs = given
+    my_args, my_kwargs = translated(given, torch, {})
+    y, my_y = theirs(*args, **kwargs), mine(*my_args, **my_kwargs)
+    compare(my_y, y, "value")
+    wanted, my_wanted = inputs(args) + inputs(kwargs), inputs(my_args) + inputs(my_kwargs)
+    try:
+        expected = derivatives(torch, y, wanted, second)
+    except RuntimeError as error:                          # torch's own second derivative is missing
+        assert second and "is not implemented" in str(error)
+        expected = derivatives(torch, theirs(*args, **kwargs), wanted, False)
+    for order, (a, b) in enumerate(zip(derivatives(pn, my_y, my_wanted, len(expected) == 2), expected, strict=True)):
+        compare(a, b, ["gradient", "second derivative"][order])
+
+
+def report(family, where, compared, unsupported, failures, capsys):
+    total = sum(compared.values()) + sum(unsupported.values()) + len(failures)
+    with capsys.disabled():
+        print(f"\n{family}, {where}: {sum(compared.values())} of {total} samples of {len(compared)} names agree; not supported: "
+              + (", ".join(f"{n} {reason}" for reason, n in unsupported.most_common()) or "none"))
+    assert not failures, "\n".join([f"{len(failures)} unexplained:", *failures])
+
+
+@pytest.mark.parametrize("on", [BACKENDS[0], BACKENDS[-1] if len(BACKENDS) == 1 else BACKENDS[1]], indirect=True)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(family, dtype, on, op_db, torch, capsys):
+    compared, unsupported, failures = Counter(), Counter(), []
+    kind = getattr(torch, dtype)
+    known = {op.name.rpartition(".")[2] for op in op_db}
+    assert set(FAMILIES[family]) <= known | {"triplet_margin_with_distance_loss"}, set(FAMILIES[family]) - known
+    for op in (op for op in op_db if op.name.rpartition(".")[2] in FAMILIES[family] and kind in op.supported_dtypes("cpu")):
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for sample in op.sample_inputs("cpu", kind, requires_grad=op.supports_autograd):
+                try:
+                    agree(torch, op.op, ours(op.name), ([sample.input, *sample.args], sample.kwargs), op.supports_gradgrad)
+                    compared[op.name] += 1
+                except Exception as error:
+                    if reason := reason_for(op.name, error):
+                        unsupported[reason] += 1
+                    else:
+                        failures.append(f"{op.name}: {type(error).__name__}: {str(error)[:150]} for {str(sample)[:300]}")
+    report(family, f"{dtype}, {on.name}", compared, unsupported, failures, capsys)
+
+
+@pytest.mark.parametrize("on", [BACKENDS[0], BACKENDS[-1] if len(BACKENDS) == 1 else BACKENDS[1]], indirect=True)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("family", MODULES)
+def test_modules_of_families(family, dtype, on, torch, capsys):
+    """Each module over the constructors and inputs that PyTorch tests it with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        db = pytest.importorskip("torch.testing._internal.common_modules", reason="needs expecttest").module_db
+    compared, unsupported, failures = Counter(), Counter(), []
+    known = {info.module_cls.__name__ for info in db}
+    for info in (info for info in db if info.module_cls.__name__ in MODULES[family]):
+        name, kind = info.module_cls.__name__, getattr(torch, dtype)
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for sample in info.module_inputs_func(info, device="cpu", dtype=kind, requires_grad=True, training=False):
+                made, given = sample.constructor_input, sample.forward_input
+                try:
+                    theirs = info.module_cls(*made.args, **made.kwargs).to(kind).eval()
+                    args, kwargs = translated((made.args, made.kwargs), torch, {})
+                    mine = getattr(pn.nn, name)(*args, **kwargs).to(dtype).eval()
+                    mine.load_state_dict({k: pn.from_numpy(v.numpy()) for k, v in theirs.state_dict().items()})
+                    agree(torch, theirs, mine, (given.args, given.kwargs), info.supports_gradgrad)
+                    compared[name] += 1
+                except Exception as error:
+                    if reason := reason_for(name, error):
+                        unsupported[reason] += 1
+                    else:
+                        failures.append(f"{name}: {type(error).__name__}: {str(error)[:150]} for {made} {str(given)[:300]}")
+    report(f"modules of {family}", f"{dtype}, {on.name}; without samples there: {sorted(set(MODULES[family]) - known)}",
+           compared, unsupported, failures, capsys)

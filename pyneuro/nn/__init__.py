@@ -20,17 +20,15 @@ from .layers import (
     Softmax,
     Unflatten,
 )
-from .losses import BCEWithLogitsLoss, CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
+from .losses import *  # noqa: F403
 from .module import Module, Parameter
 from .norm import BatchNorm1d, GroupNorm, LayerNorm, RMSNorm
 
 __all__ = [
     "AlphaDropout",
-    "BCEWithLogitsLoss",
     "BatchNorm1d",
     "Bilinear",
     "CosineSimilarity",
-    "CrossEntropyLoss",
     "Dense",
     "Dropout",
     "Dropout1d",
@@ -38,16 +36,12 @@ __all__ = [
     "FeatureAlphaDropout",
     "Flatten",
     "GroupNorm",
-    "HuberLoss",
-    "L1Loss",
     "LayerNorm",
     "Linear",
     "LogSoftmax",
-    "MSELoss",
     "Module",
     "ModuleDict",
     "ModuleList",
-    "NLLLoss",
     "PairwiseDistance",
     "Parameter",
     "ParameterDict",
@@ -60,4 +54,5 @@ __all__ = [
     "init",
     "utils",
     *activations.MODULES,
+    *losses.__all__,
 ]

@@ -14,7 +14,7 @@ from .. import random
 from ..autograd import no_grad
 from ..kernels import DtypeError, ShapeError, run
 from ..ops import OPS, Op, broadcast_shape, promote_types
-from ..tensor import Tensor, apply, arange, as_tensor, matmul, wrap
+from ..tensor import Tensor, apply, arange, as_tensor, cat, full, matmul, stack, wrap
 
 _INT64 = np.dtype(np.int64)
 _SELU_LIMIT = 1.7580993408473766            # -selu(-inf)
@@ -529,7 +529,7 @@ def _repeated(x: Tensor, times: int) -> Tensor:
 # Losses
 
 
-def _reduction(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
+def _reduction(reduction: str, size_average: bool | None = None, reduce: bool | None = None) -> str:
     """The word, or what torch's two deprecated flags say instead."""
     if size_average is not None or reduce is not None:
         return "none" if reduce is False else "sum" if size_average is False else "mean"
@@ -542,6 +542,22 @@ def _reduced(losses: Tensor, reduction: str) -> Tensor:
     return losses.mean() if reduction == "mean" else losses.sum() if reduction == "sum" else losses
 
 
+def _alike(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both of one shape and one float dtype."""
+    target = as_tensor(target)
+    if input.shape != target.shape:
+        shape = broadcast_shape(input.shape, target.shape)
+        input, target = input.expand(shape), target.expand(shape)
+    if input.dtype != target.dtype:
+        dtype = promote_types(input.dtype, target.dtype)
+        input, target = input.to(dtype), target.to(dtype)
+    return input._float(name), target
+
+
+def _pair(name: str, input: Tensor, target: Tensor, *attrs: float) -> Tensor:
+    return input._op(name, target, attrs=attrs)
+
+
 def _pairs(name: str, input: Tensor, target: Tensor, reduction: str, weight: Tensor | None, *attrs: float) -> Tensor:
     """A loss of pairs; shapes that differ broadcast, with a warning, since that is rarely meant."""
     target = as_tensor(target)
@@ -552,11 +568,7 @@ def _pairs(name: str, input: Tensor, target: Tensor, reduction: str, weight: Ten
             "which is rarely what is meant",
             stacklevel=3,
         )
-        input, target = input.expand(shape), target.expand(shape)
-    if input.dtype != target.dtype:
-        dtype = promote_types(input.dtype, target.dtype)
-        input, target = input.to(dtype), target.to(dtype)
-    losses = input._float(name)._op(name, target, attrs=attrs)
+    losses = _pair(name, *_alike(name, input, target), *attrs)
     if weight is None:
         return _reduced(losses, reduction)
     losses = losses * weight
@@ -675,3 +687,407 @@ def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None, wo
         terms = terms * weight.reshape((-1,) + (1,) * (input.ndim - 2)) if input.ndim > 1 else terms * weight
     losses = -terms.sum(dim)
     return losses.sum() / max(losses.numel(), 1) if word == "mean" else _reduced(losses, word)
+
+
+def smooth_l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
+                   reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """Half the squared error over beta within beta, |input - target| - beta/2 beyond."""
+    if beta < 0:
+        raise ValueError(f"smooth_l1_loss takes beta >= 0, got {beta}")
+    return _pairs("smooth_l1", input, target, _reduction(reduction, size_average, reduce), None, float(beta))
+
+
+def log_cosh_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """ln cosh(input - target)."""
+    return _pairs("log_cosh", input, target, _reduction(reduction), None)
+
+
+def quantile_loss(input: Tensor, target: Tensor, q: float = 0.5, reduction: str = "mean") -> Tensor:
+    """max(q d, (q - 1) d), d = target - input: least where input is the q-quantile. Koenker, Bassett 1978."""
+    if not 0 < q < 1:
+        raise ValueError(f"quantile_loss takes 0 < q < 1, got {q}")
+    return _pairs("quantile", input, target, _reduction(reduction), None, float(q))
+
+
+pinball_loss = quantile_loss
+
+
+def msle_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """(ln(1 + input) - ln(1 + target))^2."""
+    return _pairs("msle", input, target, _reduction(reduction), None)
+
+
+def mape_loss(input: Tensor, target: Tensor, reduction: str = "mean", eps: float = 1.17e-6) -> Tensor:
+    """|input - target| / max(|target|, eps): a share, not a percentage."""
+    return _pairs("mape", input, target, _reduction(reduction), None, float(eps))
+
+
+def tweedie_loss(input: Tensor, target: Tensor, power: float = 1.5, reduction: str = "mean") -> Tensor:
+    """-ln of a Tweedie distribution's density at target, its mean input > 0, less what does not depend on input.
+
+    power: variance = mean^power; 0 normal, 1 Poisson, 2 gamma, 3 inverse Gaussian, none between 0 and 1.
+    """
+    if 0 < power < 1:
+        raise ValueError(f"tweedie_loss takes a power of 0, or of 1 and more, or less than 0; got {power}")
+    x, t = _alike("tweedie_loss", input, target)
+    if power == 1:
+        losses = x - t * x.log()
+    elif power == 2:
+        losses = x.log() + t / x
+    else:
+        losses = x.pow(2.0 - power) / (2 - power) - t * x.pow(1.0 - power) / (1 - power)
+    return _reduced(losses, _reduction(reduction))
+
+
+def hinge_loss(input: Tensor, target: Tensor, margin: float = 1.0, reduction: str = "mean") -> Tensor:
+    """max(margin - target input, 0), target -1 or 1."""
+    return _pairs("hinge", input, target, _reduction(reduction), None, float(margin))
+
+
+def squared_hinge_loss(input: Tensor, target: Tensor, margin: float = 1.0, reduction: str = "mean") -> Tensor:
+    """max(margin - target input, 0)^2, target -1 or 1."""
+    return _pairs("squared_hinge", input, target, _reduction(reduction), None, float(margin))
+
+
+def soft_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
+                     reduction: str = "mean") -> Tensor:
+    """ln(1 + e^(-target input)), target -1 or 1."""
+    word = _reduction(reduction, size_average, reduce)
+    return _reduced(_pair("soft_margin", *_alike("soft_margin_loss", input, target)), word)
+
+
+def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, size_average: bool | None = None,
+                         reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """input, a distance, where target is 1; max(margin - input, 0) where it is -1."""
+    word = _reduction(reduction, size_average, reduce)
+    near, far = input._float("hinge_embedding_loss"), (margin - input).clamp(min=0)
+    return _reduced(far.masked_fill(target == 1, 0.0) + near.masked_fill(target == -1, 0.0), word)
+
+
+def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: bool | None = None,
+                        reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """max(margin - target (input1 - input2), 0): target 1 wants input1 larger, -1 input2."""
+    word = _reduction(reduction, size_average, reduce)
+    if not input1.ndim == input2.ndim == target.ndim:
+        raise ShapeError("margin_ranking_loss takes tensors of as many axes, given "
+                         f"{list(input1.shape)}, {list(input2.shape)} and {list(target.shape)}")
+    return _reduced((margin - target * (input1 - input2)).clamp(min=0), word)
+
+
+def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+                         reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """-t ln x - (1 - t) ln(1 - x), x = input a probability; logarithms are at least -100."""
+    word = _reduction(reduction, size_average, reduce)
+    target = as_tensor(target)
+    if input.shape != target.shape:
+        raise ShapeError(f"target of shape {list(target.shape)} must have the shape of input, {list(input.shape)}")
+    losses = _pair("bce", *_alike("binary_cross_entropy", input, target))
+    return _reduced(losses if weight is None else losses * weight, word)
+
+
+def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
+           reduction: str = "mean", log_target: bool = False) -> Tensor:
+    """t (ln t - x), x = input a log-probability, t = target a probability, or its logarithm with log_target.
+
+    reduction="batchmean" is the divergence: the sum divided by the number of rows. "mean" divides by that of elements.
+    """
+    batch = reduction == "batchmean"
+    word = _reduction("sum" if batch else reduction, size_average, reduce)
+    losses = _reduced(_pair("kl_div_log" if log_target else "kl_div", *_alike("kl_div", input, target)), word)
+    return losses / len(input) if batch and input.ndim else losses
+
+
+def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full: bool = False,
+                     size_average: bool | None = None, eps: float = 1e-8, reduce: bool | None = None,
+                     reduction: str = "mean") -> Tensor:
+    """-ln of the Poisson probability of target, its rate e^input, or input without log_input. full: with Stirling's ln t!."""
+    word = _reduction(reduction, size_average, reduce)
+    x, t = _alike("poisson_nll_loss", input, target)
+    losses = _pair("poisson_nll", x, t) if log_input else _pair("poisson_nll_rate", x, t, float(eps))
+    if full:
+        safe = t.masked_fill(t <= 1, 2.0)
+        losses = losses + (safe * safe.log() - safe + (safe * (2 * np.pi)).log() * 0.5).masked_fill(t <= 1, 0.0)
+    return _reduced(losses, word)
+
+
+def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: bool = False, eps: float = 1e-6,
+                      reduction: str = "mean") -> Tensor:
+    """-ln of the density at target of a normal distribution of mean input and variance var, at least eps; full: all of it.
+
+    var: of input's shape, or with its last axis 1 or left out.
+    """
+    word = _reduction(reduction)
+    input._float("gaussian_nll_loss")
+    if not isinstance(var, Tensor):
+        if var < 0:
+            raise ValueError(f"gaussian_nll_loss takes variances >= 0, got {var}")
+        var = input.detach() * 0 + var
+    if var.shape != input.shape:
+        if var.shape == input.shape[:-1]:
+            var = var.unsqueeze(-1)
+        elif var.shape != (*input.shape[:-1], 1):
+            raise ShapeError(f"gaussian_nll_loss: var of shape {list(var.shape)} does not fit input of shape "
+                             f"{list(input.shape)}; it is that, or that with a last axis of 1 or none")
+    var = var + (var.detach().clamp(min=eps) - var.detach())       # the gradient of var goes past the bound
+    losses = (var.log() + (input - target).square() / var) * 0.5
+    return _reduced(losses + 0.5 * np.log(2 * np.pi) if full else losses, word)
+
+
+def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0, weight: Tensor | None = None,
+                      size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """The mean over classes c, but the right one y, of max(margin - x_y + x_c, 0)^p, times the weight of y.
+
+    input [classes] or [rows, classes]; target: class numbers.
+    """
+    word = _reduction(reduction, size_average, reduce)
+    if p not in (1, 2):
+        raise ValueError(f"multi_margin_loss takes p=1 or p=2, got {p}")
+    x = input._float("multi_margin_loss")
+    rows = x.reshape((1, -1)) if x.ndim < 2 else x
+    labels = target.reshape((-1,))
+    if rows.ndim != 2 or not rows.shape[1] or len(labels) != len(rows) or target.ndim > 1:
+        raise ShapeError(f"multi_margin_loss takes input [rows, classes] and target [rows], given {list(input.shape)} and "
+                         f"{list(target.shape)}")
+    classes = rows.shape[1]
+    if weight is not None and weight.shape != (classes,):
+        raise ShapeError(f"multi_margin_loss: weight must be {classes} numbers, one a class; got {list(weight.shape)}")
+    gaps = globals()["relu"](margin - rows.gather(1, labels.reshape((-1, 1))) + rows)
+    gaps = gaps if p == 1 else gaps * gaps
+    losses = gaps.masked_fill(arange(classes) == labels.reshape((-1, 1)), 0.0)
+    if weight is not None:
+        losses = losses * weight[labels].reshape((-1, 1))
+    losses = losses.sum(1) / classes
+    return _reduced(losses.reshape(target.shape) if input.ndim < 2 else losses, word)
+
+
+def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
+                           reduction: str = "mean") -> Tensor:
+    """The sum over right classes y and wrong ones c of max(1 - x_y + x_c, 0), divided by the number of classes.
+
+    input and target [classes] or [rows, classes]; a row of target is the right class numbers, then -1.
+    """
+    word = _reduction(reduction, size_average, reduce)
+    x = input._float("multilabel_margin_loss")
+    if x.shape != target.shape or x.ndim > 2:
+        raise ShapeError("multilabel_margin_loss takes input and target of one shape [rows, classes], given "
+                         f"{list(input.shape)} and {list(target.shape)}")
+    classes = x.shape[-1] if x.ndim else 1
+    rows, labels = x.reshape((-1, classes)), target.reshape((-1, classes))
+    ended = cat([(labels < 0).to(_INT64), full((len(labels), 1), 1)], 1).argmax(1, keepdim=True)
+    listed = arange(classes) < ended                               # [rows, place]
+    chosen = labels.masked_fill(~listed, 0)
+    right = ((chosen.unsqueeze(2) == arange(classes)) & listed.unsqueeze(2)).any(1)
+    gaps = globals()["relu"](1 - rows.gather(1, chosen).unsqueeze(2) + rows.unsqueeze(1))
+    losses = gaps.masked_fill(~listed.unsqueeze(2) | right.unsqueeze(1), 0.0).sum((1, 2)) / classes
+    return _reduced(losses.reshape(x.shape[:-1]), word)
+
+
+def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+                                reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """binary_cross_entropy_with_logits, averaged over the last axis, the classes."""
+    word = _reduction(reduction, size_average, reduce)
+    losses = binary_cross_entropy_with_logits(input, target, weight, reduction="none")
+    return _reduced(losses.mean(-1), word)
+
+
+def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: bool | None = None,
+                          reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """With c the cosine of rows: 1 - c where target is 1, max(c - margin, 0) where it is -1. Inputs [rows, n], target [rows]."""
+    word = _reduction(reduction, size_average, reduce)
+    if target.ndim > 1 or input1.ndim != target.ndim + 1 or input2.ndim != target.ndim + 1:
+        raise ShapeError("cosine_embedding_loss takes inputs [rows, n] and target [rows], or [n] and a 0-d target; given "
+                         f"{list(input1.shape)}, {list(input2.shape)} and {list(target.shape)}")
+    squares = ((input1 * input1).sum(-1) + 1e-12) * ((input2 * input2).sum(-1) + 1e-12)
+    cosine = (input1 * input2).sum(-1) / squares.sqrt()
+    losses = (1 - cosine).masked_fill(target != 1, 0.0) + (cosine - margin).clamp(min=0).masked_fill(target != -1, 0.0)
+    return _reduced(losses, word)
+
+
+def triplet_margin_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0, p: float = 2,
+                        eps: float = 1e-6, swap: bool = False, size_average: bool | None = None, reduce: bool | None = None,
+                        reduction: str = "mean") -> Tensor:
+    """max(d(anchor, positive) - d(anchor, negative) + margin, 0), d the p-norm; swap: or d(positive, negative) if less."""
+    word = _reduction(reduction, size_average, reduce)
+    return triplet_margin_with_distance_loss(anchor, positive, negative, margin=margin, swap=swap, reduction=word,
+                                             distance_function=lambda a, b: pairwise_distance(a, b, p, eps))
+
+
+def triplet_margin_with_distance_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *,
+                                      distance_function: Callable | None = None, margin: float = 1.0, swap: bool = False,
+                                      reduction: str = "mean") -> Tensor:
+    """triplet_margin_loss with any function of two tensors for the distance; pairwise_distance by default."""
+    word = _reduction(reduction)
+    if margin <= 0:
+        raise ValueError(f"triplet losses take margin > 0, got {margin}")
+    if not anchor.ndim == positive.ndim == negative.ndim:
+        raise ShapeError("triplet losses take tensors of as many axes, given "
+                         f"{list(anchor.shape)}, {list(positive.shape)} and {list(negative.shape)}")
+    distance = distance_function or pairwise_distance
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if swap:
+        far = far.minimum(distance(positive, negative))
+    return _reduced((near - far + margin).clamp(min=0), word)
+
+
+def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
+                         weight: Tensor | None = None, reduction: str = "mean", ignore_index: int | None = None,
+                         label_smoothing: float = 0.0, options: Any = None) -> Tensor:
+    """cross_entropy(linear(input, linear_weight, linear_bias), target). options, of torch's memory, are ignored.
+
+    input [in] or [rows, in]; linear_weight [classes, ..., in].
+    """
+    if input.ndim not in (1, 2) or linear_weight.ndim < 2 or input.shape[-1] != linear_weight.shape[-1]:
+        raise ShapeError("linear_cross_entropy takes input [rows, in] and linear_weight [classes, ..., in], given "
+                         f"{list(input.shape)} and {list(linear_weight.shape)}")
+    outputs = linear_weight.shape[:-1]
+    if linear_bias is not None and linear_bias.shape != outputs:
+        raise ShapeError(f"linear_cross_entropy: linear_bias of shape {list(linear_bias.shape)} must be {list(outputs)}")
+    if len(outputs) > 1 and input.ndim == 1:
+        raise ShapeError("linear_cross_entropy: a linear_weight of more than two axes needs input [rows, in]")
+    shape = (*input.shape[:-1], *outputs)
+    if target.shape == shape and ignore_index is not None:
+        raise ValueError("linear_cross_entropy: targets that are probabilities have no ignore_index")
+    flat = linear_weight.reshape((-1, linear_weight.shape[-1]))
+    logits = linear(input, flat, None if linear_bias is None else linear_bias.reshape((-1,))).reshape(shape)
+    return cross_entropy(logits, target, weight, ignore_index=-100 if ignore_index is None else ignore_index,
+                         reduction=reduction, label_smoothing=label_smoothing)
+
+
+def _log_sum(*terms: Tensor) -> Tensor:
+    """ln of the sum of e^term."""
+    stacked = stack(terms)
+    peak = stacked.detach().amax(0)
+    return (stacked - peak).exp().sum(0).log() + peak
+
+
+_NEVER = -1e30                                                     # stands for ln 0, whose gradient would be NaN
+
+
+def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, blank: int = 0,
+             reduction: str = "mean", zero_infinity: bool = False) -> Tensor:
+    """-ln of the probability of all ways to read targets from log_probs, repeated and with blanks between. Graves 2006.
+
+    log_probs [times, rows, classes] or [times, classes], of log_softmax: the gradient is as through another one, as in torch.
+    targets [rows, length], or one after another. "mean" first divides by the lengths. zero_infinity: 0 where none fits.
+    """
+    word = _reduction(reduction)
+    single = log_probs.ndim == 2
+    log_probs = log_probs._float("ctc_loss").unsqueeze(1) if single else log_probs._float("ctc_loss")
+    if log_probs.ndim != 3:
+        raise ShapeError(f"ctc_loss takes log_probs [times, rows, classes], got {list(log_probs.shape)}")
+    times, rows, classes = log_probs.shape
+    if not 0 <= blank < classes:
+        raise ValueError(f"ctc_loss: blank must be one of {classes} classes, got {blank}")
+    inputs, lengths = (np.array(as_tensor(n).tolist(), np.int64).reshape(-1) for n in (input_lengths, target_lengths))
+    if len(inputs) != rows or len(lengths) != rows:
+        raise ShapeError(f"ctc_loss: {rows} rows take as many input_lengths and target_lengths, got {len(inputs)} and {len(lengths)}")
+    if rows and (inputs.max() > times or inputs.min() < 0 or lengths.min() < 0):
+        raise ValueError(f"ctc_loss: input_lengths must be from 0 to {times}, target_lengths at least 0; "
+                         f"got {inputs.tolist()} and {lengths.tolist()}")
+    given = targets.numpy(force=True).astype(np.int64)
+    longest = int(lengths.max(initial=0))
+    labels = np.full((rows, longest), blank)
+    if given.ndim == 1 and not (single and len(given) >= longest):
+        if lengths.sum() != given.size:
+            raise ShapeError(f"ctc_loss: target_lengths sum to {lengths.sum()}, but there are {given.size} targets")
+        given = [part for part in np.split(given, np.cumsum(lengths)[:-1])]
+    for row, line in enumerate([given] if single and isinstance(given, np.ndarray) and given.ndim == 1 else given):
+        if len(line) < lengths[row]:
+            raise ShapeError(f"ctc_loss: row {row} has {len(line)} targets, its target_length is {lengths[row]}")
+        labels[row, :lengths[row]] = line[:lengths[row]]
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        raise IndexError(f"ctc_loss: targets must be class numbers from 0 to {classes - 1}")
+    states = np.full((rows, 2 * longest + 1), blank)
+    states[:, 1::2] = labels
+    hops = np.zeros(states.shape, bool)                            # past a blank, to another label
+    hops[:, 3::2] = labels[:, 1:] != labels[:, :-1]
+    index, may_hop = as_tensor(states), as_tensor(hops)
+    shift = log_probs.detach()
+    shift = shift.exp().sum(-1, keepdim=True).log()
+    scores = log_probs.log_softmax(-1) + shift
+    dtype = scores.dtype
+    alpha = full(states.shape, _NEVER, dtype=dtype)
+    start = as_tensor(np.broadcast_to(np.arange(states.shape[1]) < 2, states.shape) & (np.arange(states.shape[1]) <= 2 * lengths[:, None]))
+    for t in range(times):
+        emitted = scores[t].gather(1, index)
+        if t == 0:
+            new = emitted.masked_fill(~start, _NEVER)
+        else:
+            edge = full((rows, 2), _NEVER, dtype=dtype)
+            padded = cat([edge, alpha], 1)
+            hop = padded[:, :-2].masked_fill(~may_hop, _NEVER)
+            new = (_log_sum(alpha, padded[:, 1:-1], hop) + emitted).clamp(min=_NEVER)
+        alpha = new.where(as_tensor(t < inputs).reshape((-1, 1)), alpha)
+    last = as_tensor(2 * lengths).reshape((-1, 1))
+    ends = alpha.gather(1, last).squeeze(1)
+    before = alpha.gather(1, as_tensor(np.maximum(2 * lengths - 1, 0)).reshape((-1, 1))).squeeze(1)
+    losses = -_log_sum(ends, before.masked_fill(as_tensor(lengths == 0), _NEVER))
+    empty_inputs = as_tensor((inputs == 0) & (lengths == 0))
+    losses = losses.masked_fill(empty_inputs, 0.0)
+    losses = losses.masked_fill(losses.detach() > -_NEVER / 2, 0.0 if zero_infinity else np.inf)
+    if word == "mean":
+        losses = losses / as_tensor(np.maximum(lengths, 1)).to(dtype)
+    return _reduced(losses.squeeze(0) if single else losses, word)
+
+
+def sigmoid_focal_loss(input: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0,
+                       reduction: str = "mean") -> Tensor:
+    """(1 - p)^gamma times binary_cross_entropy_with_logits, p the probability of target; alpha and 1 - alpha weigh 1 and 0.
+
+    alpha < 0: no weights. Lin et al. 2017.
+    """
+    word = _reduction(reduction)
+    losses = binary_cross_entropy_with_logits(input, target, reduction="none")
+    target = target.to(input.dtype)
+    wrong = input.sigmoid() * (1 - target) + (-input).sigmoid() * target        # 1 - p, without a difference
+    losses = losses * wrong.pow(float(gamma))
+    return _reduced(losses * (target * alpha + (1 - target) * (1 - alpha)) if alpha >= 0 else losses, word)
+
+
+binary_focal_loss = sigmoid_focal_loss
+
+
+def focal_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, gamma: float = 2.0, ignore_index: int = -100,
+               reduction: str = "mean") -> Tensor:
+    """(1 - p)^gamma (-ln p), p the softmax of input at its class, as cross_entropy takes them; weight: one a class."""
+    word = _reduction(reduction)
+    plain = cross_entropy(input, target, ignore_index=ignore_index, reduction="none")
+    losses = (-(-plain).expm1()).pow(float(gamma)) * plain
+    return _by_weight(losses, target, weight, ignore_index, word)
+
+
+def poly_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, epsilon: float = 1.0, ignore_index: int = -100,
+              reduction: str = "mean") -> Tensor:
+    """cross_entropy + epsilon (1 - p), p the softmax of input at its class. Leng et al. 2022."""
+    word = _reduction(reduction)
+    plain = cross_entropy(input, target, ignore_index=ignore_index, reduction="none")
+    return _by_weight(plain - (-plain).expm1() * epsilon, target, weight, ignore_index, word)
+
+
+def _by_weight(losses: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, word: str) -> Tensor:
+    """Reduced as cross_entropy does: the mean divides by the weights of the rows counted."""
+    kept = (target != ignore_index).to(losses.dtype)
+    if weight is not None:
+        kept = kept * weight[target.masked_fill(target == ignore_index, 0)]
+    losses = losses * kept
+    return losses.sum() / kept.sum() if word == "mean" else _reduced(losses, word)
+
+
+def dice_loss(input: Tensor, target: Tensor, smooth: float = 1.0, reduction: str = "mean") -> Tensor:
+    """1 - (2 sum p t + smooth) / (sum p + sum t + smooth) of each row; p = input, probabilities. Milletari et al. 2016."""
+    return tversky_loss(input, target, 0.5, 0.5, smooth / 2, reduction)
+
+
+def tversky_loss(input: Tensor, target: Tensor, alpha: float = 0.5, beta: float = 0.5, smooth: float = 1.0,
+                 reduction: str = "mean") -> Tensor:
+    """1 - (sum p t + smooth) / (sum p t + alpha sum p (1 - t) + beta sum (1 - p) t + smooth) of each row, p = input.
+
+    Both 1/2: dice_loss. Salehi et al. 2017.
+    """
+    word = _reduction(reduction)
+    if input.shape != target.shape:
+        raise ShapeError(f"target of shape {list(target.shape)} must have the shape of input, {list(input.shape)}")
+    p, t = (x.reshape((len(x) if x.ndim > 1 else 1, -1)) for x in _alike("tversky_loss", input, target))
+    both = (p * t).sum(1)
+    index = (both + smooth) / (both + (p * (1 - t)).sum(1) * alpha + ((1 - p) * t).sum(1) * beta + smooth)
+    return _reduced(1 - index, word)
