@@ -29,12 +29,48 @@ def numbers(t):
 # ---------------------------------------------------------------------------------------------------- layers and losses
 
 SHAPES = {"rows": (3, 4), "image": (2, 3, 2), "line": (5,), "number": ()}
+SHAPES_OF = {"GLU": [(2, 4), (2, 3, 2)], "Softmax2d": [(2, 3, 2), (2, 3, 2, 2)], "Linear": [(3, 4)], "Flatten": [(2, 3, 2)]}
 ACTIVATION_OPTIONS = {"LeakyReLU": [{"negative_slope": 0.2}], "ELU": [{"alpha": 0.5}], "Softmax": [{"dim": 0}],
                       "Softplus": [{"beta": 2.0}, {"threshold": 1.0}], "LogSoftmax": [{"dim": 0}],
-                      "GELU": [{"approximate": "tanh"}], "Flatten": [{"start_dim": 0}], "HuberLoss": [{"delta": 0.3}]}
-REQUIRED = {"Softmax": {"dim": -1}, "LogSoftmax": {"dim": -1}, "Linear": {"in_features": 4, "out_features": 3}}
+                      "GELU": [{"approximate": "tanh"}], "Flatten": [{"start_dim": 0}], "HuberLoss": [{"delta": 0.3}],
+                      "Threshold": [{"threshold": -0.5}], "Hardtanh": [{"min_val": -0.3, "max_val": 0.7}],
+                      "Hardshrink": [{"lambd": 1.0}], "Softshrink": [{"lambd": 1.0}], "CELU": [{"alpha": 0.5}], "GLU": [{"dim": 0}],
+                      "PReLU": [{"init": -0.5}], "Softmin": [{"dim": 0}], "SmoothL1Loss": [{"beta": 0.3}, {"beta": 0.0}],
+                      "KLDivLoss": [{"log_target": True}], "PoissonNLLLoss": [{"full": True}], "GaussianNLLLoss": [{"full": True}],
+                      "MultiMarginLoss": [{"p": 2, "margin": 0.5}], "CosineEmbeddingLoss": [{"margin": 0.2}],
+                      "TripletMarginLoss": [{"swap": True, "p": 1}], "CTCLoss": [{"zero_infinity": True}],
+                      "HingeEmbeddingLoss": [{"margin": 0.5}], "MarginRankingLoss": [{"margin": 0.5}]}
+REQUIRED = {"Threshold": {"threshold": 0.1, "value": 20.0}, "Softmin": {"dim": -1},
+            "LinearCrossEntropyLoss": {"in_features": 4, "num_classes": 3}, "Softmax": {"dim": -1}, "LogSoftmax": {"dim": -1}, "Linear": {"in_features": 4, "out_features": 3}}
 CLASS_LOSSES = ("CrossEntropyLoss", "NLLLoss")
 REDUCTIONS = ("none", "mean", "sum")
+
+
+def _signs(rng, *shape):
+    return rng.choice([-1.0, 1.0], shape)
+
+
+def _log_probabilities(x):
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+INPUTS = {  # of losses that take other things than values of one shape
+    "BCELoss": lambda rng: (rng.uniform(0.05, 0.95, (3, 4)), rng.random((3, 4))),
+    "CTCLoss": lambda rng: (_log_probabilities(rng.normal(size=(6, 3, 4))), np.array([[1, 2], [3, 3], [2, 0]]),
+                            np.array([6, 5, 4]), np.array([2, 2, 1])),
+    "CosineEmbeddingLoss": lambda rng: (rng.normal(size=(5, 4)), rng.normal(size=(5, 4)), _signs(rng, 5)),
+    "GaussianNLLLoss": lambda rng: (rng.normal(size=(3, 4)), rng.normal(size=(3, 4)), rng.uniform(0.5, 2, (3, 4))),
+    "HingeEmbeddingLoss": lambda rng: (rng.normal(size=(3, 4)), _signs(rng, 3, 4)),
+    "KLDivLoss": lambda rng: (_log_probabilities(rng.normal(size=(3, 4))), rng.random((3, 4))),
+    "LinearCrossEntropyLoss": lambda rng: (rng.normal(size=(5, 4)), rng.integers(0, 3, 5)),
+    "MarginRankingLoss": lambda rng: (rng.normal(size=5), rng.normal(size=5), _signs(rng, 5)),
+    "MultiLabelMarginLoss": lambda rng: (rng.normal(size=(3, 4)), np.array([[3, 0, -1, 1], [-1, 1, 2, 3], [0, 1, 2, 3]])),
+    "MultiLabelSoftMarginLoss": lambda rng: (rng.normal(size=(3, 4)), rng.random((3, 4))),
+    "MultiMarginLoss": lambda rng: (rng.normal(size=(5, 4)), rng.integers(0, 4, 5)),
+    "SoftMarginLoss": lambda rng: (rng.normal(size=(3, 4)), _signs(rng, 3, 4)),
+    "TripletMarginLoss": lambda rng: tuple(rng.normal(size=(3, 5, 4))),
+    "TripletMarginWithDistanceLoss": lambda rng: tuple(rng.normal(size=(3, 5, 4))),
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +84,8 @@ class Layer:
 
     def arrays(self):
         rng = random(self.name)
+        if self.module in INPUTS:
+            return INPUTS[self.module](rng)
         x = np.where(abs(v := rng.normal(0, 2, self.shape)) < 0.05, 0.3, v)
         if self.module == "NLLLoss":
             x = x - np.log(np.exp(x).sum(1 if len(self.shape) > 1 else 0, keepdims=True))
@@ -89,12 +127,16 @@ def layers(modules):
             options = base | options
             if name.endswith("Loss"):
                 continue
-            for shape in ([(3, 4)] if name == "Linear" else [(2, 3, 2)] if name == "Flatten" else SHAPES.values()):
+            for shape in SHAPES_OF.get(name, SHAPES.values()):
                 if shape or options.get("dim", -1) in (-1, 0):
                     yield _layer(name, options, shape)
     for name, reduction in itertools.product([m for m in modules if m.endswith("Loss")], REDUCTIONS):
+        base = REQUIRED.get(name, {})
         for options in ({}, *ACTIVATION_OPTIONS.get(name, [])):
-            options = {"reduction": reduction} | options
+            options = base | {"reduction": reduction} | options
+            if name in INPUTS:
+                yield _layer(name, options, ())
+                continue
             if name not in CLASS_LOSSES:
                 yield from (_layer(name, options, shape, "values") for shape in SHAPES.values())
                 continue
@@ -158,7 +200,7 @@ def trainings(optimizers):
 
 # ----------------------------------------------------------------------------------------------------------- signatures
 
-NO_NUMBERS = {"Dense", "Dropout", "Module", "Parameter", "Sequential", "functional", "init", "utils"}  # not torch's, or drawn
+NO_NUMBERS = {"Dense", "Dropout", "RReLU", "Module", "Parameter", "Sequential", "functional", "init", "utils"}  # not torch's, or drawn
 ELSEWHERE = {"AlphaDropout", "BatchNorm1d", "Bilinear", "CosineSimilarity", "Dropout1d", "Embedding", "FeatureAlphaDropout",
              "GroupNorm", "LayerNorm", "ModuleDict", "ModuleList", "PairwiseDistance", "ParameterDict", "ParameterList",
              "RMSNorm", "Unflatten"}      # test_layers.py

@@ -237,12 +237,13 @@ def test_a_state_that_does_not_fit_changes_nothing(spoil, words, assign):
 @pytest.mark.parametrize("on", BACKENDS, indirect=True)
 def test_dense_is_linear_and_an_activation(op, on):
     """In one kernel, to the last bits but a few, and so the gradients."""
-    fused = nn.Dense(5, 7, op.name, dtype="float64")
+    attrs = op.inputs(np.random.default_rng(0), 1)[1]
+    fused = nn.Dense(5, 7, op.name, dtype="float64", **dict(zip([name for name, _ in op.params], attrs)))
     plain = nn.Linear(5, 7, dtype="float64")
     plain.load_state_dict(fused.state_dict())
     x = pn.randn(4, 5, dtype="float64")
     results = []
-    for f in (fused, lambda x: getattr(F, op.name)(plain(x))):
+    for f in (fused, lambda x: getattr(F, op.name)(plain(x), *attrs)):
         x.grad, x.needs_grad = None, True
         y = f(x)
         (y * y).sum().backward()
@@ -270,13 +271,15 @@ def test_linear_takes_any_leading_axes(lead, bias, on):
 @pytest.mark.parametrize("op", [op for op in ACTIVATIONS if op.module], ids=lambda op: op.module)
 def test_activations_in_place(op):
     x = pn.tensor([-1.0, 0.5, 2.0])
-    module = getattr(nn, op.module)
+    module, attrs = getattr(nn, op.module), op.inputs(np.random.default_rng(0), 1)[1]
     try:
-        made = module(inplace=True)
+        made = module(*attrs, inplace=True)
     except TypeError:
         pytest.skip(f"torch's {op.module} has no inplace either")
-    want = module()(x.clone())
+    want = module(*attrs)(x.clone())
     assert made(x) is x and pn.equal(x, want)
+    y = x.clone()
+    assert getattr(F, f"{op.name}_")(y, *attrs) is y and pn.equal(y, module(*attrs)(x))
 
 
 def test_dropout_is_the_identity_in_evaluation():

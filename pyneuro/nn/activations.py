@@ -22,7 +22,7 @@ def _module(op: Op) -> type[Module]:
 
     def __init__(self: Module, *args: Any, **named: Any) -> None:
         Module.__init__(self)
-        given = signature.bind(*args, **named)
+        given = arguments.bind(*args, **named)
         given.apply_defaults()
         for name, value in given.arguments.items():
             setattr(self, name, value)
@@ -36,7 +36,7 @@ def _module(op: Op) -> type[Module]:
             [f"{name}={getattr(self, name)}" for name in names] + (["inplace=True"] if self.inplace else [])
         )
 
-    signature = Signature(
+    arguments = Signature(
         [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=Parameter.empty if value is None else value)
          for name, value in op.params]
         + [Parameter("inplace", Parameter.POSITIONAL_OR_KEYWORD, default=False)]
@@ -52,7 +52,7 @@ def _module(op: Op) -> type[Module]:
             "__module__": __name__,
         },
     )
-    made.__signature__ = signature  # type: ignore[attr-defined]
+    made.__signature__ = arguments  # type: ignore[attr-defined]
     return made
 
 

@@ -22,7 +22,8 @@ REDUCTIONS = ("none", "mean", "sum")
 _NO_BIAS = {np.dtype(t): wrap(np.broadcast_to(np.array(-0.0, t), 1)) for t in ("float32", "float64")}  # x + -0.0 is x
 
 
-_DENSE = {op.name.removeprefix("dense_"): (op, tuple(v for _, v in op.params)) for op in OPS.values() if op.kind == "dense"}
+_DENSE = {op.name.removeprefix("dense_"): (op, tuple([v for _, v in op.params if v is not None]))
+          for op in OPS.values() if op.kind == "dense"}
 
 
 # Layers
@@ -60,10 +61,7 @@ def dense(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation:
         if no_bias is None:
             return matmul(input, weight.mT)
         bias = no_bias.expand(weight.shape[0])
-    values = (*params, *defaults[len(params):]) if defaults else params
-    if None in values:
-        raise TypeError(f"{activation} also needs {' and '.join(n for n, v in op.params[len(params):] if v is None)}")
-    return apply(op, (input, weight, bias), tuple(map(float, values)))
+    return apply(op, (input, weight, bias), (*map(float, params), *defaults[len(params):]))
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -818,18 +816,18 @@ def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: 
     """
     word = _reduction(reduction)
     input._float("gaussian_nll_loss")
-    if not isinstance(var, Tensor):
-        if var < 0:
-            raise ValueError(f"gaussian_nll_loss takes variances >= 0, got {var}")
-        var = input.detach() * 0 + var
+    if not isinstance(var, Tensor) and var < 0:
+        raise ValueError(f"gaussian_nll_loss takes variances >= 0, got {var}")
+    var = var if isinstance(var, Tensor) else input.detach() * 0 + var
     if var.shape != input.shape:
         if var.shape == input.shape[:-1]:
             var = var.unsqueeze(-1)
         elif var.shape != (*input.shape[:-1], 1):
             raise ShapeError(f"gaussian_nll_loss: var of shape {list(var.shape)} does not fit input of shape "
                              f"{list(input.shape)}; it is that, or that with a last axis of 1 or none")
-    var = var + (var.detach().clamp(min=eps) - var.detach())       # the gradient of var goes past the bound
-    losses = (var.log() + (input - target).square() / var) * 0.5
+    bounded: Any = var
+    bounded = bounded + (bounded.detach().clamp(min=eps) - bounded.detach())      # the gradient goes past the bound
+    losses = (bounded.log() + (input - target).square() / bounded) * 0.5
     return _reduced(losses + 0.5 * np.log(2 * np.pi) if full else losses, word)
 
 
@@ -980,18 +978,18 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_leng
         raise ValueError(f"ctc_loss: blank must be one of {classes} classes, got {blank}")
     inputs, lengths = (np.array(as_tensor(n).tolist(), np.int64).reshape(-1) for n in (input_lengths, target_lengths))
     if len(inputs) != rows or len(lengths) != rows:
-        raise ShapeError(f"ctc_loss: {rows} rows take as many input_lengths and target_lengths, got {len(inputs)} and {len(lengths)}")
+        raise ShapeError(f"ctc_loss: {rows} rows take as many input_lengths and target_lengths, got {len(inputs)} and "
+                         f"{len(lengths)}")
     if rows and (inputs.max() > times or inputs.min() < 0 or lengths.min() < 0):
         raise ValueError(f"ctc_loss: input_lengths must be from 0 to {times}, target_lengths at least 0; "
                          f"got {inputs.tolist()} and {lengths.tolist()}")
     given = targets.numpy(force=True).astype(np.int64)
     longest = int(lengths.max(initial=0))
     labels = np.full((rows, longest), blank)
-    if given.ndim == 1 and not (single and len(given) >= longest):
-        if lengths.sum() != given.size:
-            raise ShapeError(f"ctc_loss: target_lengths sum to {lengths.sum()}, but there are {given.size} targets")
-        given = [part for part in np.split(given, np.cumsum(lengths)[:-1])]
-    for row, line in enumerate([given] if single and isinstance(given, np.ndarray) and given.ndim == 1 else given):
+    if given.ndim == 1 and not single and lengths.sum() != given.size:
+        raise ShapeError(f"ctc_loss: target_lengths sum to {lengths.sum()}, but there are {given.size} targets")
+    lines = given if given.ndim > 1 else [given] if single else np.split(given, np.cumsum(lengths)[:-1])
+    for row, line in enumerate(lines):
         if len(line) < lengths[row]:
             raise ShapeError(f"ctc_loss: row {row} has {len(line)} targets, its target_length is {lengths[row]}")
         labels[row, :lengths[row]] = line[:lengths[row]]
@@ -1002,12 +1000,10 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_leng
     hops = np.zeros(states.shape, bool)                            # past a blank, to another label
     hops[:, 3::2] = labels[:, 1:] != labels[:, :-1]
     index, may_hop = as_tensor(states), as_tensor(hops)
-    shift = log_probs.detach()
-    shift = shift.exp().sum(-1, keepdim=True).log()
-    scores = log_probs.log_softmax(-1) + shift
+    scores = log_probs.log_softmax(-1) + log_probs.detach().exp().sum(-1, keepdim=True).log()
     dtype = scores.dtype
     alpha = full(states.shape, _NEVER, dtype=dtype)
-    start = as_tensor(np.broadcast_to(np.arange(states.shape[1]) < 2, states.shape) & (np.arange(states.shape[1]) <= 2 * lengths[:, None]))
+    start = as_tensor(np.arange(states.shape[1]) <= np.minimum(1, 2 * lengths)[:, None])
     for t in range(times):
         emitted = scores[t].gather(1, index)
         if t == 0:

@@ -50,10 +50,13 @@ class Dense(Linear):
         self.activation = activation or "identity"
         if self.activation not in F.activation_names():
             raise ValueError(f"{activation!r} is not an activation; choose from {', '.join(F.activation_names())}")
-        known: dict[str, float] = dict(F.OPS[self.activation].params)
+        known: dict[str, float | None] = dict(F.OPS[self.activation].params)
         if unknown := set(params) - set(known):
             raise TypeError(f"{self.activation} takes {sorted(known) or 'no parameters'}, not {sorted(unknown)}")
-        self.params = tuple(float(params.get(name, value)) for name, value in known.items())
+        given = known | params
+        if missing := [name for name, value in given.items() if value is None]:
+            raise TypeError(f"{self.activation} also needs {' and '.join(missing)}")
+        self.params = tuple(float(value) for value in given.values() if value is not None)
         super().__init__(in_features, out_features, bias, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
