@@ -14,7 +14,7 @@ from .. import random
 from ..autograd import no_grad
 from ..kernels import DtypeError, ShapeError, run
 from ..ops import OPS, Op, broadcast_shape, promote_types
-from ..tensor import Tensor, apply, arange, as_tensor, cat, full, matmul, stack, wrap
+from ..tensor import Tensor, apply, arange, as_tensor, cat, full, matmul, stack, wrap, zeros
 
 _INT64 = np.dtype(np.int64)
 _SELU_LIMIT = 1.7580993408473766            # -selu(-inf)
@@ -522,6 +522,19 @@ def _repeated(x: Tensor, times: int) -> Tensor:
     """Each head, along axis -3, so many times in a row."""
     shape = x.shape
     return x.unsqueeze(-3).expand((*shape[:-2], times, *shape[-2:])).reshape((*shape[:-3], shape[-3] * times, *shape[-2:]))
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """1 at each class number of a new last axis, else 0. num_classes = -1: one more than the largest number."""
+    if tensor.dtype != _INT64:
+        raise DtypeError(f"one_hot takes int64 class numbers, not {tensor.dtype}")
+    if num_classes == -1:
+        if not tensor.numel():
+            raise ValueError("one_hot of no numbers takes num_classes")
+        num_classes = int(tensor.max().item()) + 1
+    if num_classes < 1:
+        raise ValueError(f"one_hot takes a positive num_classes, got {num_classes}")
+    return zeros(*tensor.shape, num_classes, dtype=_INT64).scatter(-1, tensor.unsqueeze(-1), 1)
 
 
 # Losses

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""torch.utils: data sets and loaders, which are imported when they are first asked for."""
+"""torch.utils: data sets and loaders, checkpoints, which are imported when they are first asked for."""
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 if _TYPE_CHECKING:
-    from . import data
+    from . import checkpoint, data
 
-__all__ = ["data"]
+__all__ = ["checkpoint", "data"]
 
 
 def __getattr__(name: str) -> Any:
