@@ -163,7 +163,7 @@ def _parser() -> "argparse.ArgumentParser":
     new = commands.add_parser("bench", help="time the kernels beside other libraries", allow_abbrev=False,
                               description="Times pyneuro beside its NumPy reference and, where they are installed, torch, "
                                           "jax, onnxruntime and scikit-learn, on one thread; some minutes.")
-    new.add_argument("--quick", action="store_true", help="fewer rows and rounds: some 20 seconds")
+    new.add_argument("--quick", action="store_true", help="fewer rows and rounds: half a minute")
     new.add_argument("--rows", default="", metavar="PATTERN",
                      help="only rows whose group or name has it; * and ? stand for anything")
     new.add_argument("--threads", action="store_true", help="also time some rows on more than one thread")

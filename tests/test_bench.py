@@ -132,12 +132,36 @@ def test_gates_judge(monkeypatch):
     assert best.judge([fake(activations[0], 1.0, torch=2.0, numpy=1.5)], True)["measured"] == 1.5
 
 
+def test_the_floor_is_products_and_a_copy(monkeypatch):
+    monkeypatch.setattr(results, "flop_rate", lambda dtype: 100.0)
+    monkeypatch.setattr(results, "copy_bandwidth", {7: 10.0, 3: 20.0}.get)
+    for flops, nbytes, held, floor in ((200, 0, 0, 2), (0, 7, 0, 0.7), (200, 60, 3, 5)):
+        result = fake(timing.Row("", "", dict, flops, nbytes, held), 10.0)
+        assert (result.floor, result.share) == pytest.approx((floor, floor / 10))
+    assert fake(timing.Row("", "", dict), 1.0).share is None
+
+
+def test_a_row_of_long_rounds_has_fewer():
+    ticks = iter(range(10 ** 6))
+    given = {"a": timing.Contender(lambda: None)}
+    for seconds, rounds in ((2, 15), (0.05, 5)):                   # a round takes one
+        effort = timing.Effort("", 15, seconds, 1)
+        assert len(timing.measure(given, effort, lambda: next(ticks))["a"]) == rounds
+
+
+def test_torch_s_compiler_is_for_long_runs(monkeypatch):
+    monkeypatch.setattr(timing, "find_spec", lambda peer: "." not in peer)
+    for compiler, known in (("/usr/bin/g++", True), (None, False)):
+        monkeypatch.setattr(timing, "which", {"g++": compiler}.get)
+        assert [("torch.compile" in run.Run([], effort, print).peers) for effort in (timing.QUICK, timing.FULL)] == [False, known]
+
+
 def test_every_gate_has_rows_and_every_row_a_name_of_its_own():
     gates = {g.rows for g in results.GATES}
     assert {r.gate for r in rows.ROWS} == gates | {""}
     assert len({str(r) for r in rows.ROWS}) == len(rows.ROWS)
     for gate in gates:
-        assert any(r.quick for r in rows.ROWS if r.gate == gate) or gate == rows.LARGE
+        assert any(r.quick for r in rows.ROWS if r.gate == gate) or gate in (rows.LARGE, rows.LARGEST, "epoch")
 
 
 @pytest.mark.parametrize("group", dict.fromkeys(r.group for r in rows.ROWS))

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .rows import DOUBLE, LARGE, MIDDLE, ROWS, SMALL
-from .timing import DEFINITION, OURS, Row, copy_bandwidth, flop_rate
+from .rows import DOUBLE, LARGE, MIDDLE, PLANS, ROWS, SMALL, named
+from .timing import DEFINITION, OURS, STEPS, Row, copy_bandwidth, flop_rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +31,16 @@ class Result:
         return (self.row.flops or self.row.nbytes) / self.median()
 
     @property
-    def share(self) -> float | None:
-        """Of the measured peak of a product, or of a copy of as many bytes."""
+    def floor(self) -> float:
+        """Seconds that it takes at the least: its products at their measured peak, and a copy of its other bytes."""
         row = self.row
-        if row.flops:
-            return self.rate / flop_rate(row.dtype)
-        return self.rate / copy_bandwidth(row.held or row.nbytes) if row.nbytes else None
+        return (row.flops / flop_rate(row.dtype) if row.flops else 0) + (
+            row.nbytes / copy_bandwidth(row.held or row.nbytes) if row.nbytes else 0)
+
+    @property
+    def share(self) -> float | None:
+        """Of the peak: the floor in parts of the time it takes."""
+        return self.floor / self.median() or None
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Gate:
 
 
 WORDS = {min: "lowest", statistics.geometric_mean: "geometric mean", statistics.median: "median"}
-BLAS = ("numpy", "torch")
+BLAS, COMPILERS = ("numpy", "torch"), ("torch", "torch.compile", "jax")
 GATES = [
     Gate(SMALL, SMALL, BLAS, 1.5, statistics.geometric_mean),
     Gate(MIDDLE, MIDDLE, BLAS, 1.0, statistics.geometric_mean),
@@ -82,6 +86,11 @@ GATES = [
     Gate("eager x + y and relu(x), no gradient", "eager", ("numpy",), 1),
     Gate("eager x + y and relu(x), no gradient", "eager", ("torch",), 3),
     Gate("eager training step 64-128-10, batch 32, Adam", "step", ("torch",), 2),
+    *(Gate(f"compiled step {name}", name, *against) for sizes, batch, best, by_hand in PLANS
+      for name in [named(sizes, batch)] for against in ((COMPILERS, best), (("numpy",), by_hand))),
+    *(Gate("inference 784-128-64-10, batch 1", "inference", (peer,), least)
+      for peer, least in (("torch", 8), ("onnxruntime", 2.5), ("numpy", 2))),
+    Gate("an epoch by fit, and the sum of its steps", "epoch", (STEPS,), 1 / 1.15),
 ]
 
 
@@ -111,7 +120,7 @@ def gate_cells(gate: dict[str, Any]) -> list[str]:
     if gate["short"]:
         verdict += f"; {len(gate['short'])} too slow, see below"
     return [gate["work"], "best of " * (len(gate["against"]) > 1) + ", ".join(gate["against"]),
-            f"{gate['at_least']:g} {gate['statistic']}{rest}",
+            f"{gate['at_least']:.3g} {gate['statistic']}{rest}",
             f"{gate['measured']:.2f}" if gate["rows"] else "", verdict if gate["rows"] else "not measured"]
 
 

@@ -22,6 +22,7 @@ from .timing import (
     METHOD,
     OURS,
     PEERS,
+    STEPS,
     Contender,
     Effort,
     Row,
@@ -62,7 +63,8 @@ class Run:
     """One run of rows, and what is told of it. What is measured stands in it at any time, also after an interrupt."""
 
     def __init__(self, rows: list[Row], effort: Effort, say: Callable[..., None]) -> None:
-        self.rows, self.effort, self.say, self.peers = rows, effort, say, installed()
+        self.rows, self.effort, self.say = rows, effort, say
+        self.peers = [peer for peer in installed() if peer not in effort.without]
         self.results: list[Result] = []
         self.threads: list[dict[str, Any]] = []
         self.environment: dict[str, Any] = {}
@@ -117,11 +119,12 @@ class Run:
     # What is told
 
     def columns(self, results: list[Result]) -> list[str]:
-        return [name for name in (DEFINITION, *PEERS) if any(name in {**r.times, **r.left_out} for r in results)]
+        return [name for name in (DEFINITION, STEPS, *PEERS) if any(name in {**r.times, **r.left_out} for r in results)]
 
     def facts(self) -> list[tuple[str, str]]:
         return [*facts(self.environment),
-                ("method", f"{METHOD}. {self.effort.name.capitalize()} run: at least {self.effort.rounds} rounds.")]
+                ("method", f"{METHOD}. {self.effort.name.capitalize()} run: at least {self.effort.rounds} rounds"
+                           + (", five of a row that takes long." if self.effort.rounds > 5 else "."))]
 
     def gates(self) -> list[dict[str, Any]]:
         binding = any(isa in pn.current_backend().name for isa in VECTOR_ISAS)
@@ -132,7 +135,8 @@ class Run:
             by = {name: {"median": r.median(name), "quartiles": statistics.quantiles(t, n=4), "rounds": len(t),
                          **({"ratio": r.ratio(name), "ratio_quartiles": statistics.quantiles(r.ratios(name), n=4)}
                             if name != OURS else {})} for name, t in r.times.items()}
-            work = {"flops": r.row.flops, "bytes": r.row.nbytes, "rate": r.rate or None, "share_of_peak": r.share}
+            work = {"flops": r.row.flops, "bytes": r.row.nbytes, "rate": r.rate or None, "floor": r.floor or None,
+                    "share_of_peak": r.share}
             return {"group": r.row.group, "name": r.row.name, "dtype": r.row.dtype, "rtol": r.row.rtol, **work, "seconds": by,
                     "left_out": r.left_out}
 
@@ -183,7 +187,7 @@ def environment(peers: list[str], processor: int | None) -> dict[str, Any]:
 
 def _version(peer: str) -> str:
     try:
-        return metadata.version("scikit-learn" if peer == "sklearn" else peer)
+        return metadata.version("scikit-learn" if peer == "sklearn" else peer.partition(".")[0])
     except metadata.PackageNotFoundError:              # a distribution of another name, such as onnxruntime-gpu
         return "of an unknown version"
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
+from shutil import which
 from timeit import Timer
 from typing import Any
 
@@ -20,13 +21,15 @@ from numpy.lib.stride_tricks import as_strided
 import pyneuro as pn
 
 OURS, DEFINITION = "pyneuro", "reference"             # pyneuro as it runs here; its NumPy backend, which is what is right
-PEERS = ("numpy", "torch", "jax", "onnxruntime", "sklearn")
+STEPS = "steps"                                       # pyneuro, what an epoch is made of
+PEERS = ("numpy", "torch", "jax", "onnxruntime", "sklearn", "torch.compile")
 METHOD = (
     "one process, one thread, one processor; in each round every contender runs one batch of calls, one after the other, the "
     "order rotated by one from round to round, without garbage collection. Times are processor time of the whole process, which "
     "a busy neighbour does not stretch (wall clock where a process cannot be bound to a processor), as medians over the rounds; "
     "ratios are medians of the rounds' ratios, peer / pyneuro. Before they are timed, results are asserted equal to the "
-    "reference's, within 1e-5 of the largest element, 1e-12 in float64, a peer's losses of ten training steps within 1e-3")
+    "reference's, within 1e-5 of the largest element, 1e-12 in float64, a peer's losses of ten training steps within 1e-3. "
+    "The share of peak is the time that the work would take at the peaks, of products and of copies, in parts of the time it takes")
 
 
 # -------------------------------------------------------------------------------------------------- what can be compared
@@ -52,7 +55,7 @@ class Row:
     name: str
     make: Callable[[], dict[str, Callable[[], Call]]]
     flops: float = 0
-    nbytes: float = 0                # read and written, where no product is: its peak is then a copy's
+    nbytes: float = 0                # read and written besides products
     held: float = 0                  # bytes of all arrays, if some are touched more than once
     dtype: str = "float32"
     gate: str = ""                   # of GATES, the ones that it counts for
@@ -93,6 +96,7 @@ def _arrays(value: Any) -> Iterator[np.ndarray]:
 @cache
 def load(peer: str) -> Any:
     """A peer, on one thread."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")            # or its compilers stay
     if peer == "jax":
         one = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {one}".strip()
@@ -106,7 +110,8 @@ def load(peer: str) -> Any:
 
 
 def installed() -> list[str]:
-    return [peer for peer in PEERS if find_spec(peer)]
+    """Peers that are here; torch.compile needs a C++ compiler too."""
+    return [peer for peer in PEERS if find_spec(peer.partition(".")[0]) and (peer != "torch.compile" or which("g++"))]
 
 
 def contenders(row: Row, peers: Iterable[str]) -> tuple[dict[str, Contender], dict[str, str]]:
@@ -115,10 +120,10 @@ def contenders(row: Row, peers: Iterable[str]) -> tuple[dict[str, Contender], di
     Raises FloatingPointError if it is pyneuro that gives another.
     """
     kinds = row.make()
-    definition = Contender(kinds[OURS](), partial(pn.backend, pn.kernels.Reference()))
+    definition = Contender(kinds.get(DEFINITION, kinds[OURS])(), partial(pn.backend, pn.kernels.Reference()))
     want = definition.results(row.calls)
     found, left_out = {}, {}
-    for name in (OURS, *(p for p in peers if p in kinds)):
+    for name in (OURS, *(p for p in (STEPS, *peers) if p in kinds)):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -153,12 +158,14 @@ def _difference(got: list[np.ndarray], want: list[np.ndarray], rtol: float) -> s
 class Effort:
     name: str
     rounds: int                      # at least
-    seconds: float                   # of a row, if that takes more rounds, but at most ten times as many
+    seconds: float                   # of a row, if that takes more rounds, but at most ten times as many; of ten times
+                                     # these, five rounds are enough
     batch: float                     # seconds of a contender's calls in a round, at least one call
+    without: tuple[str, ...] = ()    # peers that would take longer to get ready than to time
 
 
 # Batches shorter than 4 ms tell how long it takes to find its code in no cache, up to half as long again for some peers.
-QUICK, FULL = Effort("quick", 5, 0.05, 4e-3), Effort("full", 15, 1.0, 1e-2)
+QUICK, FULL = Effort("quick", 5, 0.05, 4e-3, ("torch.compile",)), Effort("full", 15, 1.0, 1e-2)
 
 
 def measure(given: dict[str, Contender], effort: Effort, clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
@@ -178,7 +185,7 @@ def measure(given: dict[str, Contender], effort: Effort, clock: Callable[[], flo
                 counts[name] *= 2
             counts[name] = max(1, round(counts[name] * effort.batch / first))
         for turn in range(10 * effort.rounds):
-            if turn >= effort.rounds and spent > effort.seconds:
+            if spent > effort.seconds and turn >= (effort.rounds if spent < 10 * effort.seconds else min(5, effort.rounds)):
                 break
             for name in names[turn % len(names):] + names[:turn % len(names)]:
                 seconds(name, counts[name] // 4 or counts[name] > 1)   # its data and code back into the caches
