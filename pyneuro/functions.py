@@ -726,9 +726,10 @@ def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right:
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """x1 x2 / (max(|x1|, eps) max(|x2|, eps)) along dim."""
+    """x1 x2 / (max(|x1|, eps) max(|x2|, eps)) along dim; the gradient is that of the norms, also where eps is larger."""
     x, y = shaping.broadcast_tensors(*_matched(x1, x2, True))
-    norms = [t.norm(2, dim, keepdim=True).clamp(min=eps) for t in (x, y)]
+    norms = [t.norm(2, dim, keepdim=True) for t in (x, y)]
+    norms = [norm + (eps - norm.detach()).clamp(min=0.0) for norm in norms]
     return (x / norms[0] * (y / norms[1])).sum(dim)
 
 

@@ -360,7 +360,7 @@ def epoch(count: int, sizes: tuple[int, ...], batch: int, **more: Any) -> Row:
     def make() -> dict:
         def fitted(step_only: bool = False) -> Call:
             (x, labels), (_, _, parameters) = _images(count, sizes[0]), _network(sizes, batch)
-            model, loss_of = _model(pn, parameters), pn.nn.CrossEntropyLoss()
+            model, loss_of = _model(pn, parameters), F.cross_entropy
             optimizer = pn.optim.Adam(model.parameters())
             if not step_only:
                 run = partial(pn.fit, model, loss_of, optimizer, x, labels, batch_size=batch, seed=0, progress=False)

@@ -856,8 +856,8 @@ def adamax(p, m, u, g, hyper):
     p -= lr / (1 - beta1**step) * m / u
 
 def radam(p, m, v, g, hyper):
-    """adam with the step times sqrt((r-4)(r-2)R / ((R-4)(R-2)r)), r = R - 2 step beta2^step / (1 - beta2^step), R = 2 / (1 - beta2) - 1;
-    where r <= 5, p = p - lr m / (1 - beta1^step). Liu et al. 2019."""
+    """adam with the step times sqrt((r-4)(r-2)R / ((R-4)(R-2)r)), r = R - 2 step beta2^step / (1 - beta2^step),
+    R = 2 / (1 - beta2) - 1; where r <= 5, p = p - lr m / (1 - beta1^step). Liu et al. 2019."""
     lr, beta1, beta2, eps, weight_decay, decoupled, maximize, step = hyper.tolist()
     g = _direction(p, g, 0 if decoupled else weight_decay, maximize)
     if decoupled:
@@ -888,8 +888,8 @@ def nadam(p, m, v, g, hyper):
     p -= move / (np.sqrt(v) / math.sqrt(1 - beta2**step) + eps)
 
 def rprop(p, prev, size, g, hyper):
-    """size times eta_plus where g has the sign that it had, eta_minus where it has changed, within [step_min, step_max]; p = p - sign(g) size,
-    but where the sign has changed p and the sign wait for the next step. Riedmiller, Braun 1993."""
+    """size times eta_plus where g has the sign that it had, eta_minus where it has changed, within [step_min, step_max];
+    p = p - sign(g) size, but where the sign has changed p and the sign wait for the next step. Riedmiller, Braun 1993."""
     _, eta_minus, eta_plus, step_min, step_max, maximize, _ = hyper.tolist()
     g = -g if maximize else g
     same = g * prev
@@ -951,7 +951,8 @@ def adam_tick(hyper):
     hyper[8] = np.sqrt(1 - beta2**step)
 
 def nadam_tick(hyper):
-    """step = step + 1; mu = beta1 (1 - 0.96^(step momentum_decay) / 2), mu_next that of the next step; mu_product = mu_product mu"""
+    """step = step + 1; mu = beta1 (1 - 0.96^(step momentum_decay) / 2), mu_next that of the next step;
+    mu_product = mu_product mu"""
     hyper[11] += 1
     beta1, decay, step = hyper[[1, 5, 11]].tolist()
     hyper[8:10] = [beta1 * (1 - 0.5 * 0.96**(t * decay)) for t in (step, step + 1)]

@@ -12,6 +12,9 @@ import numpy as np
 
 from .. import random
 from ..autograd import no_grad
+from ..functions import pairwise_distance
+from ..functions import cosine_similarity as cosine_similarity
+from ..functions import pairwise_distance as pairwise_distance
 from ..kernels import DtypeError, ShapeError, run
 from ..ops import OPS, Op, broadcast_shape, promote_types
 from ..tensor import Tensor, apply, arange, as_tensor, cat, full, matmul, stack, wrap, zeros
@@ -287,26 +290,11 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     return y if bias is None else y + bias
 
 
-def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """x1 x2 / (max(|x1|, eps) max(|x2|, eps)) along dim; the gradient is that of the norms, also where eps is larger."""
-    shape = broadcast_shape(x1.shape, x2.shape)
-    y = []
-    for x in (x1.expand(shape), x2.expand(shape)):
-        norm = x.norm(2.0, dim, keepdim=True)
-        y.append(x / (norm + (eps - norm.detach()).clamp(min=0.0)))
-    return (y[0] * y[1]).sum(dim)
-
-
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
     """x / max(its norm along dim, eps)."""
     if out is not None:
         raise ValueError("normalize writes into no given tensor: leave out= away")
     return input / input.norm(p, dim, keepdim=True).clamp(min=eps)
-
-
-def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
-    """The norm of x1 - x2 + eps along the last axis."""
-    return (x1 - x2 + eps).norm(p, -1, keepdim=keepdim)
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
