@@ -22,10 +22,12 @@ enum {
     SWEEP_COLUMNS = 8192 / sizeof(T),
     SWEEP_BYTES = 512 * 1024,        /* of b that the tiles of few rows read as well */
     BLOCK_ROWS = 336,                /* most rows of a block of a that is not packed */
-    BLOCK_BYTES = 288 * 1024,        /* of packed a */
+    BLOCK_BYTES = (PN_WIDTH == 64 ? 288 : 144) * 1024,    /* of packed a: it has not the L2 cache to itself */
     PANEL_BYTES = 1024 * 1024,       /* of packed b that several blocks of a meet */
     ONCE_BYTES = 128 * 1024,         /* and that only one block does */
     SMALL_BYTES = 384 * 1024,        /* of b that may be read where it lies */
+    GROUP = 4,                       /* panels of b that are packed together */
+    PACK_TERMS = 2 * 1000 * 1000,    /* m n k from which it repays to pack both */
     FINISH_COLUMNS = 256             /* at least so many columns of a block are finished together */
 };
 
@@ -101,6 +103,8 @@ static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t 
     int64_t panels = parts_of(g.n, TILE_VECS * LANES);
     g.pack_b = g.bj != 1 || (g.m > 4 * TILE_ROWS && (aliased(g.bp) || bytes_b > SMALL_BYTES));
     g.pack_a = k > 0 && ((panels > 2 && aliased(g.ai)) || (panels > 4 && bytes_a > 2 * SMALL_BYTES));
+    if (k > 0 && panels > 4 && g.m > 4 * TILE_ROWS && g.m * g.n >= PACK_TERMS / least(k, PACK_TERMS))
+        g.pack_a = g.pack_b = 1;
     g.block_rows = least(g.m, BLOCK_ROWS), g.block_columns = g.n, g.block_depth = k;
     if (g.pack_a) gemm_block_sizes(&g);
 
@@ -291,6 +295,16 @@ INLINE void prefetch_panel(const T *b, int64_t bp, int64_t terms, int64_t i, int
             __builtin_prefetch((const char *)(b + p * bp) + v, 0, 1);
 }
 
+/* So many whole panels of b, side by side: one panel of many rows would touch as many pages for a line of each. */
+static void pack_panels(const gemm_plan *g, const T *b, int64_t panels, int64_t terms, T *to)
+{
+    enum { WIDTH = TILE_VECS * LANES };
+    for (int64_t p = 0; p < terms; p++, b += g->bp, to += WIDTH)
+        for (int64_t q = 0; q < panels; q++)
+            for (int v = 0; v < WIDTH; v += LANES)
+                vstore(to + q * WIDTH * terms + v, vload(b + q * WIDTH + v));
+}
+
 /* One panel of c, `rows` by `columns`, plus the terms of p .. p + depth. a, b and c point at the first
    element of each; `add` says that c already holds earlier cuts, `packed` that the panel holds b already. */
 static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t rows, int64_t columns,
@@ -312,7 +326,8 @@ static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t
         if (g->pack_a) as = a, ai = 1, ap = TILE_ROWS;
         for (int64_t i = 0, height; i < rows; i += height) {
             height = tile_rows(rows - i, most);
-            tiles[height][vecs](terms, as, ai, ap, bs, bp, out + i * oi, oi, add || p > 0);
+            if (g->pack_a && bs == panel) packed_tiles[height][vecs](terms, as, bs, out + i * oi, oi, add);
+            else tiles[height][vecs](terms, as, ai, ap, bs, bp, out + i * oi, oi, add || p > 0);
             if (pack_b && g->bj == 1) prefetch_panel(next, g->bp, terms, i, height, rows);
             as += g->pack_a ? terms * TILE_ROWS : height * ai;
         }
@@ -335,7 +350,7 @@ static void gemm_blocks(const gemm_plan *g, const T *a, const T *b, T *c, int64_
     int keep = g->pack_a && g->pack_b;    /* the panels, for the next block of a */
 
     for (int64_t i = 0; i < g->m; i += g->block_rows) {
-        int64_t rows = least(g->block_rows, g->m - i), finished = j;
+        int64_t rows = least(g->block_rows, g->m - i), finished = j, packed = j;
         const T *block_of_a = a + i * g->ai + p * g->ap;
         if (g->pack_a) {
             if (j == 0 || g->block_rows < g->m) pack_block(g, block_of_a, rows, g->m - i, depth, block);
@@ -345,8 +360,13 @@ static void gemm_blocks(const gemm_plan *g, const T *a, const T *b, T *c, int64_
             T *to = keep ? panel + (q - j) * depth : panel;
             const T *from = b + p * g->bp + q * g->bj;
             columns = tile_columns(j + n - q, g->m);
+            int64_t panels = least(GROUP, (j + n - q) / (TILE_VECS * LANES));
+            if (keep && i == 0 && g->bj == 1 && q >= packed && panels > 0) {
+                pack_panels(g, from, panels, depth, to);
+                packed = q + panels * TILE_VECS * LANES;
+            }
             gemm_panel(g, block_of_a, from, c + i * g->ci + q * g->cj, rows, columns, depth, p > 0, to,
-                       keep && i > 0, buffer);
+                       keep && (i > 0 || q < packed), buffer);
             int64_t done = q + columns;
             if (p + depth == g->k && (done == j + n || done - finished >= FINISH_COLUMNS)) {
                 finish_part(g, finish, i, rows, finished, done - finished);
