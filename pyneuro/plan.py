@@ -652,6 +652,15 @@ def _flatten(value: Any, tensors: list) -> Any:
     return _Held(value)
 
 
+def _objects(value: Any) -> list:
+    """Arguments whose attributes a function may read."""
+    if isinstance(value, (tuple, list)):
+        return [o for v in value for o in _objects(v)]
+    if isinstance(value, dict):
+        return _objects(list(value.values()))
+    return [] if isinstance(value, (Tensor, np.ndarray, *PLAIN)) else [value]
+
+
 class _Held:
     """Any other argument: the same only as itself."""
 
@@ -797,7 +806,8 @@ class Compiled:
                           "from now on it runs as it is", RuntimeWarning, stacklevel=4)
             return None, None
         recorder = Recorder(current_backend())
-        recorder.surround(self.fn, *self.also)
+        recorder.surround(self.fn, *self.also, *_objects((args, kwargs)))
+        modes = is_grad_enabled(), get_default_dtype()
         aliases = [_stand_in(t) for t in tensors]
         aliases = [aliases[_first(tensors, t)] for t in tensors]
         versions = [t.storage.version for t in tensors]
@@ -807,6 +817,9 @@ class Compiled:
                 result = self.fn(*given, **named)
             if recorder.refused is not None:
                 raise recorder.refused
+            if (is_grad_enabled(), get_default_dtype()) != modes:
+                raise NotRecordable(f"{self.name} leaves another grad mode or default dtype behind; a replay would not: "
+                                    "use `with no_grad():` and the like")
             entries = recorder.surroundings.entries
             for e in entries + [e for s in recorder.modules.values() for e in s.entries]:
                 if not e.holds():

@@ -174,6 +174,8 @@ def _array_of(data: Any, dtype: Any, name: str = "data") -> np.ndarray:
         wanted = as_dtype(dtype)
         if array.dtype.kind not in "fiub":
             raise DtypeError(f"{name} must hold real numbers, not {array.dtype}")
+        if watchers and array.dtype in DTYPES and _laid_out(array) and array.dtype != wanted and watcher():
+            return ops._cast(array, wanted)              # whose values are then those of each replay
         return array.astype(wanted) if array.dtype != wanted else array
     if array.dtype not in DTYPES:
         raise DtypeError(

@@ -6,11 +6,12 @@ from cases import BACKENDS
 
 import pyneuro as pn
 from pyneuro import nn, optim
+from pyneuro.kernels.signature import KERNELS
 from pyneuro.nn import functional as F
 from pyneuro.passes import PASSES
 
 each_backend = pytest.mark.parametrize("on", BACKENDS, indirect=True)
-ACTIVATIONS = F.activation_names()
+ACTIVATIONS = [name for name in F.activation_names() if all(value is not None for _, value in KERNELS[name].attrs)]
 
 
 def bits(arrays):
@@ -51,7 +52,8 @@ def test_a_layer_and_its_activation_become_one_call(on, activation):
     without, longer = trained(activation, ["activations"])
     assert with_it == without
     if activation != "identity":
-        assert activation in longer and activation not in shorter and f"dense_{activation}" in shorter
+        assert activation in longer
+        assert (activation in shorter) != (f"dense_{activation}" in KERNELS), shorter
 
 
 @each_backend

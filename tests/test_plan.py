@@ -77,7 +77,8 @@ class World:
 
 
 def mlp(activation="tanh", dtype="float32", dropout=0.0):
-    first, last = nn.Dense(4, 6, activation, dtype=dtype), nn.Linear(6, 3, dtype=dtype)
+    params = dict(zip([name for name, _ in OPS[activation].params], sample(OPS[activation], 1)[1]))
+    first, last = nn.Dense(4, 6, activation, dtype=dtype, **params), nn.Linear(6, 3, dtype=dtype)
     return nn.Sequential(first, nn.Dropout(dropout), last)
 
 
@@ -183,7 +184,9 @@ LOSSES = {
     **{f"cross_entropy {r}": (lambda z, y, r=r: F.cross_entropy(z, y, reduction=r).sum(), batch) for r in F.REDUCTIONS},
     **{f"nll {r}": (lambda z, y, r=r: F.nll_loss(z.log_softmax(1), y, reduction=r).sum(), batch) for r in F.REDUCTIONS},
     **{f"{f.__name__} {r}": (lambda z, y, f=f, r=r: f(z, y, reduction=r).sum(), pairs) for r in F.REDUCTIONS
-       for f in (F.mse_loss, F.l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits, F.cross_entropy)},
+       for f in (F.mse_loss, F.l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits, F.cross_entropy, F.smooth_l1_loss,
+                 F.soft_margin_loss, F.hinge_loss, F.squared_hinge_loss, F.log_cosh_loss, F.quantile_loss, F.kl_div,
+                 F.poisson_nll_loss, F.hinge_embedding_loss, F.multilabel_soft_margin_loss, F.sigmoid_focal_loss)},
     "label smoothing": (lambda z, y: F.cross_entropy(z, y, label_smoothing=0.1, ignore_index=2), batch),
     "class weights": (lambda z, y: F.cross_entropy(z, y, weight=WEIGHTS), batch),
     "pos_weight": (lambda z, y: F.binary_cross_entropy_with_logits(z, y, pos_weight=WEIGHTS), pairs),
@@ -625,6 +628,13 @@ def _seed_read(model, optimizer):
     return lambda x, y: x * pn.initial_seed()
 
 
+def _mode_left_behind(model, optimizer):
+    def step(x, y):
+        pn.set_grad_enabled(not pn.is_grad_enabled())
+        return x * 2
+    return step
+
+
 def _generator(model, optimizer):
     return lambda x, y: pn.rand(3, generator=pn.Generator())
 
@@ -645,13 +655,14 @@ def _mode(model, optimizer):
 
 
 UNFIT = [_attribute_of_a_module, _lr_inside, _new_parameter, _new_optimizer, _returns_an_array, _returns_a_set, _mode, _append,
-         _into_a_dict, _layer_added, _an_attribute_that_is_read, _loaded, _reseeded, _seed_read, _generator, _gradient_of_an_argument]
+         _into_a_dict, _layer_added, _an_attribute_that_is_read, _loaded, _reseeded, _seed_read, _generator, _gradient_of_an_argument,
+         _mode_left_behind]
 
 
 @pytest.mark.parametrize("make", UNFIT)
 def test_what_a_replay_would_not_do_is_refused(make):
     model = mlp()
-    with pytest.raises(NotRecordable):
+    with pn.enable_grad(), pytest.raises(NotRecordable):
         pn.compile(make(model, adam(model.parameters())))(*batch(0))
 
 
@@ -1042,6 +1053,28 @@ def test_arguments_that_require_grad():
         return (y * y).sum() if y.requires_grad else y
 
     same_as_eager(fn, (vector(1, 2), vector(3, 4)), (vector(1, 2), vector(3, 4, grad=True)), (vector(1, 2, grad=True), vector(3, 4)))
+
+
+def test_objects_as_arguments():
+    model, other, settings = mlp(), mlp("relu"), Settings()
+    compiled = pn.compile(lambda x, model, settings: model(x) * settings.scale)
+    x, _ = batch(0)
+    changes = [lambda: None, lambda: setattr(settings, "scale", 3.0), lambda: setattr(model[0], "weight", Parameter(pn.ones(6, 4))),
+               lambda: setattr(other[0], "activation", "sigmoid")]
+    for change in changes:
+        change()
+        for net in (model, other):
+            for _ in range(2):
+                assert bits(compiled(x, net, settings)) == bits(net(x) * settings.scale)
+
+
+def test_arrays_in_a_closure_are_followed():
+    array = np.ones(2)
+    fn = lambda x: x * pn.tensor(array, dtype="float32") + pn.as_tensor(array).float() + pn.from_numpy(array)
+    compiled = pn.compile(fn)
+    for i in range(3):
+        array[:] = i
+        assert bits(compiled(vector(1, 2))) == bits(fn(vector(1, 2)))
 
 
 def test_keywords_defaults_and_nested_arguments():

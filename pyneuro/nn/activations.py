@@ -85,7 +85,7 @@ class GELU(Module):
         return f"approximate={self.approximate!r}"
 
 
-class Hardtanh(globals()["Hardtanh"]):  # type: ignore[misc]
+class Hardtanh(Module):
     """min(max(x, min_val), max_val); min_value and max_value are older names of these."""
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False, min_value: float | None = None,
@@ -95,7 +95,14 @@ class Hardtanh(globals()["Hardtanh"]):  # type: ignore[misc]
         low, high = min_val if min_value is None else min_value, max_val if max_value is None else max_value
         if not low < high:
             raise ValueError(f"Hardtanh takes min_val < max_val, got {low} and {high}")
-        super().__init__(low, high, inplace)
+        super().__init__()
+        self.min_val, self.max_val, self.inplace = low, high, inplace
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.hardtanh(input, self.min_val, self.max_val, self.inplace)  # type: ignore[attr-defined]
+
+    def extra_repr(self) -> str:
+        return f"min_val={self.min_val}, max_val={self.max_val}" + (", inplace=True" if self.inplace else "")
 
 
 def _calls(name: str, function: Callable, *names: str) -> type[Module]:
