@@ -65,7 +65,9 @@ def guarded(x, around=40):
 
 HYPER = dict(lr=0.05, momentum=0.9, dampening=0.1, weight_decay=0.02, nesterov=0, maximize=0, lr_decay=0.1, eps=1e-6,
              rate=0.05, alpha=0.9, centered=0, rho=0.9, beta1=0.9, beta2=0.99, decoupled_weight_decay=0,
-             root=0.3, step=3)
+             root=0.3, step=3, eta_minus=0.5, eta_plus=1.2, step_min=1e-6, step_max=50, lambd=1e-3, t0=1, now=0.04, share=0.5,
+             eta=0.05, mu=0.7, mu_next=0.75, mu_product=0.3, momentum_decay=0.004, r=0.5, weight_lr_power=2, warmup_steps=4,
+             pull=0.3, lr_max=0.04, weight_sum=0.01, eps2=1e-3, d=1.0, beta2_decay=-0.8)
 
 
 def optimizer_of(kernel):

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import warnings
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,8 +164,24 @@ OPTIONS = {"SGD": [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"mom
            "RMSprop": [{"momentum": 0.9}, {"centered": True}, {"momentum": 0.5, "centered": True}, {"alpha": 0.5}],
            "Adadelta": [{"rho": 0.5}],
            "Adam": [{"amsgrad": True}, {"betas": (0.5, 0.9)}, {"amsgrad": True, "maximize": True}],
-           "AdamW": [{"amsgrad": True}, {"weight_decay": 0.0}]}
+           "AdamW": [{"amsgrad": True}, {"weight_decay": 0.0}],
+           "Adamax": [{"betas": (0.5, 0.9)}],
+           "NAdam": [{"momentum_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True}],
+           "RAdam": [{"betas": (0.5, 0.9)}, {"weight_decay": 0.1, "decoupled_weight_decay": True}],
+           "Rprop": [{"etas": (0.4, 1.5)}, {"step_sizes": (1e-3, 0.02)}],
+           "ASGD": [{"lambd": 0.1}, {"t0": 5}, {"alpha": 0.5}],
+           "Adafactor": [{"d": 1.5}, {"beta2_decay": -1.0}, {"eps": (1e-3, 0.1)}]}
 COMMON = [{}, {"lr": 0.2}, {"weight_decay": 0.1}, {"maximize": True}]
+NO_DECAY = ("Rprop",)
+
+
+@contextmanager
+def doubles(t):
+    """float64 by default: in torch some optimizers keep numbers of the step in the default dtype."""
+    before = t.get_default_dtype()
+    t.set_default_dtype(t.float64)
+    yield
+    t.set_default_dtype(before)
 
 
 @dataclass(frozen=True)
@@ -186,17 +203,18 @@ class Training:
 
     def run(self, t):
         params = self.start(t)
-        optimizer = getattr(t.optim, self.optimizer)(params, **dict(self.options))
-        for step in range(STEPS):
-            for i, p in enumerate(params):
-                self.gradient(t, step, p, i)
-            optimizer.step()
+        with doubles(t):
+            optimizer = getattr(t.optim, self.optimizer)(params, **dict(self.options))
+            for step in range(STEPS):
+                for i, p in enumerate(params):
+                    self.gradient(t, step, p, i)
+                optimizer.step()
         return [numbers(p) for p in params]
 
 
 def trainings(optimizers):
     for name in optimizers:
-        for options in (*COMMON, *OPTIONS.get(name, [])):
+        for options in (*(o for o in COMMON if name not in NO_DECAY or "weight_decay" not in o), *OPTIONS.get(name, [])):
             words = ",".join(f"{k}={v}" for k, v in options.items())
             yield Training(f"{name}({words})", name, tuple(options.items()))
 
@@ -209,7 +227,8 @@ ELSEWHERE = {"AlphaDropout", "BatchNorm1d", "Bilinear", "CosineSimilarity", "Dro
              "GroupNorm", "LayerNorm", "ModuleDict", "ModuleList", "PairwiseDistance", "ParameterDict", "ParameterList",
              "RMSNorm", "Unflatten"}      # test_layers.py
 MODULE_NAMES = sorted(set(nn.__all__) - NO_NUMBERS - ELSEWHERE)
-OPTIMIZER_NAMES = [cls.__name__ for cls in OPTIMIZERS_OF.values()]
+OURS_ALONE = {"AdaBelief", "AdamWScheduleFree", "LAMB", "Lion", "Yogi"}
+OPTIMIZER_NAMES = [cls.__name__ for cls in OPTIMIZERS_OF.values() if cls.__name__ not in OURS_ALONE]
 LAYERS = list(layers(MODULE_NAMES))
 OPTIMIZERS = list(trainings(OPTIMIZER_NAMES))
 

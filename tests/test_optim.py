@@ -4,7 +4,8 @@ import copy
 
 import numpy as np
 import pytest
-from cases import BACKENDS, FLOATS
+from cases import BACKENDS, FLOATS, random
+from peers import doubles
 
 import pyneuro as pn
 from pyneuro import nn
@@ -73,8 +74,9 @@ def test_cohorts_that_part_and_meet_step_as_if_alone(cls):
     assert got == alone
 
 
-@each
+@pytest.mark.parametrize("cls", [c for c in OPTIMIZERS.values() if c not in (pn.optim.Rprop, pn.optim.ASGD)])
 def test_groups_have_their_own_numbers(cls):
+    """Of all that read lr at every step: Rprop reads it at the first, ASGD a step ahead."""
     a, b = parameters(1, 1)
     optimizer = cls([{"params": [a]}, {"params": b, "lr": 0.0, "weight_decay": 0.0}], lr=0.1)
     assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.0]
@@ -205,3 +207,97 @@ def test_a_parameter_of_nothing():
 @each
 def test_repr_tells_the_numbers(cls):
     assert cls.__name__ in repr(cls(parameters(1), lr=0.125)) and "lr: 0.125" in repr(cls(parameters(1), lr=0.125))
+
+
+# ------------------------------------------------------------------------------------------- torch's own configurations
+
+INEXACT = {  # options with which torch itself computes in float32 or less, and how near that comes
+    ("Muon", "Tensor lr"): 1e-6}
+
+
+def configurations():
+    """(optimizer, description, options) as torch's own tests have them, of those that take dense parameters."""
+    try:
+        from torch.testing._internal.common_optimizers import optim_db
+    except ImportError:
+        return []
+    return [(info.optim_cls.__name__, i.desc, i.kwargs) for info in optim_db for i in info.optim_inputs_func(device="cpu")
+            if hasattr(pn.optim, info.optim_cls.__name__)]
+
+
+def trained(t, name, options, dtype="float64", count=20):
+    """Parameters after 20 steps; the others have no gradient in every third."""
+    shapes = ((3, 2), (2, 5)) if name == "Muon" else ((3, 2), (4,), (2, 3, 2))
+    params = [t.tensor(random(name, s).normal(size=s), requires_grad=True, dtype=getattr(t, dtype)) for s in shapes]
+    optimizer = getattr(t.optim, name)(params, **options)
+    target = [t.tensor(random("to", s).normal(size=s), dtype=getattr(t, dtype)) for s in shapes]
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum((((p - a) ** 2).sum() + (p**4).sum() / 8) for p, a in zip(params, target))
+        loss.backward()
+        return loss
+
+    for step in range(count):
+        if name == "LBFGS":
+            optimizer.step(closure)
+            continue
+        for i, p in enumerate(params):
+            g = random(step, i).normal(size=tuple(p.shape))
+            p.grad = None if i and step % 3 == 1 else t.tensor(g, dtype=getattr(t, dtype))
+        optimizer.step()
+    return np.concatenate([np.asarray(p.detach()).ravel() for p in params])
+
+
+@pytest.mark.parametrize(("name", "description", "options"), configurations())
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_every_configuration_of_torchs_tests(name, description, options, on, torch, monkeypatch):
+    """The same parameters after 20 steps, in float64, where torch keeps float64 too: Muon's bfloat16 is switched off."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+    with doubles(torch):
+        want = trained(torch, name, options)
+    mine = {k: pn.tensor(v.item(), dtype="float64") if hasattr(v, "item") else v for k, v in options.items()}
+    got = trained(pn, name, mine)
+    np.testing.assert_allclose(got, want, rtol=INEXACT.get((name, description), 1e-9), atol=1e-12)
+
+
+def refusals():
+    try:
+        from torch.testing._internal.common_optimizers import optim_db
+    except ImportError:
+        return []
+    return [(info.optim_cls.__name__, e.optimizer_error_input.desc, i) for info in optim_db
+            for i, e in enumerate(info.optim_error_inputs_func(device="cpu", dtype=info_dtype()))
+            if hasattr(pn.optim, info.optim_cls.__name__)]
+
+
+def info_dtype():
+    import torch
+    return torch.float64
+
+
+@pytest.mark.parametrize(("name", "description", "i"), refusals())
+def test_every_error_of_torchs_tests(name, description, i, torch):
+    from torch.testing._internal.common_optimizers import optim_db
+    info = next(o for o in optim_db if o.optim_cls.__name__ == name)
+    error = info.optim_error_inputs_func(device="cpu", dtype=torch.float64)[i]
+
+    made = {}
+
+    def ours(v):
+        if isinstance(v, torch.Tensor):
+            if id(v) not in made:
+                made[id(v)] = pn.tensor(v.detach().numpy(), requires_grad=v.requires_grad)
+            return made[id(v)] if v.is_leaf else made[id(v)] * 1
+        if isinstance(v, dict):
+            return {k: ours(x) for k, x in v.items()}
+        return type(v)(map(ours, v)) if isinstance(v, (list, tuple)) else v
+
+    given = error.optimizer_error_input
+    if "foreach" in given.kwargs or "capturable" in given.kwargs or "fused" in given.kwargs:
+        pytest.skip("about torch's several implementations")
+    params = [pn.zeros(2, 3, requires_grad=True)] if given.params is None else ours(given.params)
+    kind = ValueError if issubclass(error.error_type, Warning) else error.error_type     # a parameter twice in a group
+    with pytest.raises(kind) as refused:
+        getattr(pn.optim, name)(params, **ours(given.kwargs))
+    assert str(refused.value)

@@ -336,10 +336,10 @@ DEFINE(schedulefree)
 /* The direction u; how far, the norms of p and u say. */
 DEFINE(lamb)
 {
-    const int64_t n = c->dim[0], p_stride = STRIDE(2, 0), g_stride = STRIDE(3, 0);
-    T *m = OUT(T, 0), *v = OUT(T, 1), *u = OUT(T, 5);
-    const T *p = IN(T, 2), *g = IN(T, 3);
-    const double *hyper = IN(double, 4);
+    const int64_t n = c->dim[0], p_stride = STRIDE(3, 0), g_stride = STRIDE(4, 0);
+    T *u = OUT(T, 0), *m = OUT(T, 1), *v = OUT(T, 2);
+    const T *p = IN(T, 3), *g = IN(T, 4);
+    const double *hyper = IN(double, 5);
     const T sign = hyper[5] != 0 ? -1 : 1, weight_decay = (T)hyper[4], eps = (T)hyper[3];
     const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]), beta2 = (T)hyper[2], rest2 = (T)(1 - hyper[2]);
     const T whole = (T)(1 - pow(hyper[1], hyper[6])), root = (T)sqrt(1 - pow(hyper[2], hyper[6]));

@@ -923,7 +923,7 @@ def schedulefree(p, z, v, g, hyper):
     p += pull * (z - p) + rate * (beta1 * (1 - pull) - 1) * d
     z -= rate * d
 
-def lamb(m, v, p, g, hyper, u):
+def lamb(u, m, v, p, g, hyper):
     """u = m^ / (sqrt(v^) + eps) + weight_decay p with adam's moments m^ and v^, without bias. You et al. 2019."""
     _, beta1, beta2, eps, weight_decay, maximize, step = hyper.tolist()
     g = -g if maximize else g

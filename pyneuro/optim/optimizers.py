@@ -73,7 +73,10 @@ class Optimizer:
             raise TypeError(f"a param group must be a dict, not {type(param_group).__name__}")
         given = param_group["params"]
         members = [given] if isinstance(given, Tensor) else list(given)
-        if members and isinstance(members[0], tuple):
+        named = {isinstance(p, tuple) for p in members}
+        if len(named) > 1:
+            raise ValueError("either all parameters of an optimizer have names or none")
+        if True in named:
             param_group = {**param_group, "param_names": [name for name, _ in members]}
             members = [p for _, p in members]
         group = {**param_group, "params": members}
@@ -87,6 +90,8 @@ class Optimizer:
         taken = [p for other in self.param_groups for p in other["params"]] + members
         if len(set(map(id, taken))) != len(taken):
             raise ValueError("a parameter appears twice in the param groups")
+        if any(("param_names" in other) != ("param_names" in group) for other in self.param_groups):
+            raise ValueError("either all param groups of an optimizer have names or none")
         self._check(group)
         self.param_groups.append(group)
 
@@ -102,6 +107,8 @@ class Optimizer:
                 raise ValueError(
                     f"{type(self).__name__}: {name} must be between {low:g} and {high:g}, got {group[name]}"
                 )
+        if len({isinstance(beta, Tensor) for beta in group.get("betas", ())}) > 1:
+            raise ValueError(f"{type(self).__name__}: betas must be two numbers or two tensors")
         for i, beta in enumerate(group.get("betas", ())):
             if not 0 <= beta < 1:
                 raise ValueError(f"{type(self).__name__}: betas[{i}] must be in [0, 1), got {beta}")
@@ -626,7 +633,7 @@ class LAMB(_Composed):
 
     def move(self, p: Any, g: Any, state: dict[str, Any], h: dict[str, Any], group: dict[str, Any], hyper: Any) -> None:
         u = wrap(ops.empty(p.shape, p.dtype))
-        ops.run("lamb", (state["exp_avg"].array, state["exp_avg_sq"].array, p.array, g.array, hyper, u.array))
+        ops.run("lamb", (u.array, state["exp_avg"].array, state["exp_avg_sq"].array, p.array, g.array, hyper))
         long, wide = _norm(p), _norm(u)
         moves = (long > 0) & (wide > 0)
         p.sub_(u * (h["lr"].to(p.dtype) * (long / wide).where(moves, long.new_constant(1.0))))
