@@ -12,7 +12,6 @@ import numpy as np
 
 from .. import random
 from ..autograd import no_grad
-from ..functions import pairwise_distance
 from ..functions import cosine_similarity as cosine_similarity
 from ..functions import pairwise_distance as pairwise_distance
 from ..kernels import DtypeError, ShapeError, run
