@@ -32,7 +32,8 @@ LABEL_SMOOTHING = 0.1          # worth 1 % of accuracy here; and losses far from
 
 # What suits digits, when --lr does not say otherwise; an optimizer that is not here starts with its own defaults.
 START = {"sgd": {"lr": 0.2, "momentum": 0.9}, "adam": {"lr": 0.005}, "adamw": {"lr": 0.005}, "rmsprop": {"lr": 0.003},
-         "adagrad": {"lr": 0.05}, "adadelta": {"lr": 2.0}}
+         "adagrad": {"lr": 0.05}, "adadelta": {"lr": 2.0}, "radam": {"lr": 0.02}, "asgd": {"lr": 0.5}, "lion": {"lr": 0.002},
+         "lamb": {"lr": 0.03}}
 
 # NumPy's BLAS reads these when it is imported, and never again. Two threads would be slower than one here, on small
 # matrices and busy cores up to twenty times.

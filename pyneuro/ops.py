@@ -186,7 +186,7 @@ def table(rng: Any, n: int, **limits: Any) -> Array:
 
 def mapped(kernel: str) -> Callable:
     """An elementwise kernel as a forward: (*arrays of one shape, *attrs) -> array."""
-    count = sum(slot.read for slot in (KERNELS.get(kernel) or HOST[kernel]).slots)
+    count = (KERNELS.get(kernel) or HOST[kernel]).inputs
 
     def forward(*operands: Any) -> Array:
         z = empty(operands[0].shape, operands[0].dtype)

@@ -296,6 +296,8 @@ def test_every_error_of_torchs_tests(name, description, i, torch):
     given = error.optimizer_error_input
     if "foreach" in given.kwargs or "capturable" in given.kwargs or "fused" in given.kwargs:
         pytest.skip("about torch's several implementations")
+    if "complex" in str(error.error_regex):
+        pytest.skip("there are no complex tensors to refuse")
     params = [pn.zeros(2, 3, requires_grad=True)] if given.params is None else ours(given.params)
     kind = ValueError if issubclass(error.error_type, Warning) else error.error_type     # a parameter twice in a group
     with pytest.raises(kind) as refused:

@@ -51,7 +51,7 @@ def test_a_layer_and_its_activation_become_one_call(on, activation):
     with_it, shorter = trained(activation, ())
     without, longer = trained(activation, ["activations"])
     assert with_it == without
-    if activation != "identity":
+    if activation not in ("identity", "arctan", "sinc"):       # the last two are functions of tensors under the same name
         assert activation in longer
         assert (activation in shorter) != (f"dense_{activation}" in KERNELS), shorter
 

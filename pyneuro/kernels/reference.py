@@ -2,7 +2,7 @@
 """The definition: what every kernel of csrc/kernels.def means, in NumPy; and the backend that runs it.
 
 A function here takes the slots and the attrs of its row by name, writes its outputs in place and returns nothing; a
-`...` kernel may be given its input as its output. On the last line the public twins take over these names, so the
+`...` kernel may be given its input as its output. In the end the public twins take over these names, so the
 definitions call only NumPy and the private helpers; `max`, `sum` and the like are not Python's in this file.
 """
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .signature import HOST, KERNELS, Spec, check, check_data
-from .twins import twins
+from .twins import twin
 
 # Elementwise
 
@@ -1928,4 +1928,18 @@ def _to_look_at(spec: Spec) -> list[tuple[int, int]]:
             if (a.within if i == j else a.written or b.written)]
 
 
-globals().update(twins(Reference().run, DEFINITIONS))
+_run = Reference().run
+for _name in DEFINITIONS:
+    del globals()[_name]
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    """A twin is made when it is first asked for: all of them would take as long as the rest of the package."""
+    if name not in KERNELS and name not in HOST:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = globals()[name] = twin(name, _run, DEFINITIONS.get(name))
+    return made
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *KERNELS, *HOST})

@@ -40,9 +40,33 @@ class Slot(NamedTuple):
 class Spec:
     """One row: its slots in order, its attrs with their defaults, and the axes along which it may be computed in parts."""
 
-    def __init__(self, name: str, text: str, slots: tuple[Slot, ...], parts: tuple[str, ...],
-                 attrs: tuple[tuple[str, float | None], ...], host: bool) -> None:
-        self.name, self.text, self.slots, self.parts, self.attrs, self.host = name, text, slots, parts, attrs, host
+    def __init__(self, name: str, text: str, host: bool) -> None:
+        self.name, self.text, self.host = name, text, host
+
+    @cached_property
+    def _parts(self) -> tuple[str, str, str]:
+        """The text of the slots, of the axes and of the attrs."""
+        slots, _, attrs = self.text.partition(";")
+        slots, _, axes = slots.partition("|")
+        return slots, axes, attrs
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        return _slots(self._parts[0])
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self._parts[1].strip())
+
+    @cached_property
+    def attrs(self) -> tuple[tuple[str, float | None], ...]:
+        return tuple([(attr, float(default) if default else None)
+                      for attr, _, default in (word.partition("=") for word in self._parts[2].split())])
+
+    @cached_property
+    def inputs(self) -> int:
+        """The slots before the arrow."""
+        return len(self._parts[0].partition("->")[0].split())
 
     @cached_property
     def map(self) -> bool:
@@ -74,11 +98,9 @@ class Spec:
         return f"{self.name}({re.sub(' [|] [a-z]+', '', self.text)})"
 
 
-def _parse(name: str, text: str, host: bool) -> Spec:
-    slots_text, _, attrs_text = text.partition(";")
-    slots_text, _, parts = slots_text.partition("|")
+def _slots(text: str) -> tuple[Slot, ...]:
     slots, arrow = [], False
-    for word in slots_text.split():
+    for word in text.split():
         if word == "->":
             arrow = True
             continue
@@ -89,9 +111,7 @@ def _parse(name: str, text: str, host: bool) -> Spec:
                           ("...",) if axes == "..." else
                           tuple(int(a) if a.isdigit() else a for a in re.findall(r"\d+|[a-z]", axes)),
                           read=not arrow, written=arrow or label.endswith("!")))
-    attrs = [(attr, float(default) if default else None)
-             for attr, _, default in (word.partition("=") for word in attrs_text.split())]
-    return Spec(name, " ".join(text.split()).removesuffix(" ;"), tuple(slots), tuple(parts.strip()), tuple(attrs), host)
+    return tuple(slots)
 
 
 CALL = re.compile(r'(\w+)\(((?:"[^"]*"|[^()"])*)\)')                    # NAME(arguments without parentheses)
@@ -119,7 +139,8 @@ def _read(folder: str) -> tuple[dict[str, Spec], dict[str, Spec]]:
                 expand("".join("" if "##" in t else value.get(t, t) for t in TOKEN.findall(body)))
             else:
                 table = {"KERNEL": native, "HOST": host}[name]
-                table[given[0]] = _parse(given[0], "".join(re.findall(r'"([^"]*)"', given[1])), name == "HOST")
+                text = " ".join("".join(given[1].split('"')[1::2]).split()).removesuffix(" ;")
+                table[given[0]] = Spec(given[0], text, name == "HOST")
 
     for line in without_comments("kernels.def").splitlines():
         if define := re.match(r"#define (\w+)\(([^)]*)\)(.*)", line):

@@ -16,10 +16,10 @@ Run = Callable[[str, tuple[np.ndarray, ...], tuple[float, ...]], None]
 
 def twins(run: Run, docs: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     """A function for every kernel; its documentation is the reference function's."""
-    return {name: _twin(name, run, docs.get(name)) for name in KERNELS | HOST}
+    return {name: twin(name, run, docs.get(name)) for name in KERNELS | HOST}
 
 
-def _twin(name: str, run: Run, definition: Callable[..., Any] | None) -> Callable[..., Any]:
+def twin(name: str, run: Run, definition: Callable[..., Any] | None) -> Callable[..., Any]:
     row = KERNELS.get(name) or HOST[name]
     inputs = [s for s in row.slots if s.read]
     outputs = sum(not s.read for s in row.slots)
