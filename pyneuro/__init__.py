@@ -12,9 +12,10 @@ from typing import Any as _Any  # noqa: E402
 
 import numpy as _np  # noqa: E402
 
-from . import autograd, kernels, nn, optim, random  # noqa: E402
+from . import autograd, kernels, linalg, nn, optim, random  # noqa: E402
 from ._config import __version__, config, show_config  # noqa: E402
-from .autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled  # noqa: E402
+from .autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled  # noqa: E402
+from .functions import functions as _more  # noqa: E402
 from .kernels import (  # noqa: E402
     DeviceError,
     DtypeError,
@@ -27,17 +28,22 @@ from .kernels import (  # noqa: E402
 )
 from .random import (  # noqa: E402
     Generator,
+    bernoulli,
     initial_seed,
     manual_seed,
+    multinomial,
+    normal,
     rand,
     rand_like,
     randint,
+    randint_like,
     randn,
     randn_like,
     randperm,
     seed,
 )
 from .tensor import (  # noqa: E402
+    Size,
     Tensor,
     allclose,
     arange,
@@ -48,18 +54,22 @@ from .tensor import (  # noqa: E402
     empty_like,
     equal,
     eye,
+    finfo,
     from_dlpack,
     from_numpy,
     full,
     full_like,
     functions,
     get_default_dtype,
+    iinfo,
     is_tensor,
     linspace,
+    logspace,
     matmul,
     ones,
     ones_like,
     result_type,
+    scalar_tensor,
     set_default_dtype,
     stack,
     tensor,
@@ -88,7 +98,7 @@ def __getattr__(name: str) -> _Any:
     return found
 
 
-_functions = functions()
+_functions = {**functions(), **_more()}
 del functions
 globals().update(_functions)
 
@@ -106,6 +116,16 @@ class cuda:
 
 
 __all__ = [
+    "inference_mode",
+    "scalar_tensor",
+    "logspace",
+    "iinfo",
+    "finfo",
+    "Size",
+    "randint_like",
+    "normal",
+    "multinomial",
+    "bernoulli",
     "DeviceError",
     "DtypeError",
     "Generator",
@@ -151,6 +171,7 @@ __all__ = [
     "is_grad_enabled",
     "is_tensor",
     "kernels",
+    "linalg",
     "linspace",
     "long",
     "manual_seed",

@@ -13,7 +13,8 @@ from typing import Any
 
 from .kernels import ShapeError, owned, watcher, watchers
 
-__all__ = ["Node", "backward", "enable_grad", "grad", "is_grad_enabled", "no_grad", "record", "set_grad_enabled"]
+__all__ = ["Node", "backward", "detect_anomaly", "enable_grad", "grad", "inference_mode", "is_grad_enabled", "no_grad", "record",
+           "set_detect_anomaly", "set_grad_enabled"]
 
 
 _recording: ContextVar[bool] = ContextVar("pyneuro.grad", default=True)
@@ -21,6 +22,33 @@ _recording: ContextVar[bool] = ContextVar("pyneuro.grad", default=True)
 
 def is_grad_enabled() -> bool:
     return _recording.get()
+
+
+def inference_mode(mode: bool = True) -> Any:
+    """no_grad, which is all that there is to infer; with mode=False nothing changes."""
+    if callable(mode):
+        return no_grad(mode)
+    return no_grad() if mode else _Unchanged()
+
+
+class set_detect_anomaly:
+    """Accepted: errors of backward name the operation in any case."""
+
+    def __init__(self, mode: bool, check_nan: bool = True) -> None:
+        self.mode = mode
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class detect_anomaly(set_detect_anomaly):
+    """Accepted, as set_detect_anomaly is."""
+
+    def __init__(self, check_nan: bool = True) -> None:
+        super().__init__(True, check_nan)
 
 
 class set_grad_enabled:
@@ -66,6 +94,11 @@ class no_grad(_Switch):
     """Record nothing within, in this thread: results do not require gradients."""
 
     mode = False
+
+
+class _Unchanged(_Switch):
+    def __enter__(self) -> None:
+        self.previous = _recording.get()
 
 
 class enable_grad(_Switch):
@@ -255,9 +288,16 @@ def _walk(roots: list, gradients: list, retain_graph: bool, create_graph: bool, 
     return flow
 
 
+class After:
+    """A hook that is called with a leaf when its gradient has been accumulated."""
+
+    def __init__(self, hook: Callable) -> None:
+        self.hook = hook
+
+
 def _hooked(hooks: dict, g: Any) -> Any:
     for hook in list(hooks.values()):
-        changed = hook(g)
+        changed = None if type(hook) is After else hook(g)
         if changed is not None:
             g = changed
     return g
@@ -348,17 +388,30 @@ def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None =
             if leaf._hooks:
                 g = _hooked(leaf._hooks, g)
             _accumulate(leaf, g, create_graph, taken)
+            if leaf._hooks:
+                for hook in list(leaf._hooks.values()):
+                    if type(hook) is After:
+                        hook.hook(leaf)
 
 
 def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
-         create_graph: bool = False, allow_unused: bool | None = None, materialize_grads: bool = False) -> tuple:
+         create_graph: bool = False, allow_unused: bool | None = None, is_grads_batched: bool = False,
+         materialize_grads: bool = False) -> tuple:
     """d(outputs)/d(inputs), as a tuple of tensors; leaves' .grad is left alone.
+
+    is_grads_batched: grad_outputs have an axis in front, and so have the gradients, one walk back for each of its parts.
 
     Raises RuntimeError for an input that the outputs do not depend on, unless allow_unused (its gradient is None) or
     materialize_grads (zeros).
     """
     ys = [outputs] if hasattr(outputs, "array") else list(outputs)
     xs = [inputs] if hasattr(inputs, "array") else list(inputs)
+    if is_grads_batched:
+        weights = [grad_outputs] if hasattr(grad_outputs, "array") else list(grad_outputs)
+        parts = [grad(ys, xs, list(some), True, create_graph, allow_unused, False, materialize_grads) for some in zip(*weights)]
+        return tuple(None if column[0] is None else
+                     column[0].unsqueeze(0)._op("cat", *[g.unsqueeze(0) for g in column[1:]], attrs=(0,))
+                     for column in zip(*parts))
     for x in xs:
         if _edge(x) is None:
             raise RuntimeError("one of the inputs does not require grad")

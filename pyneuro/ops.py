@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .kernels import DtypeError, ShapeError, broadcast, current_backend, empty, quick_fold
-from .kernels.signature import CASTABLE, FLOATS, KERNELS
+from .kernels.signature import CASTABLE, FLOATS, HOST, KERNELS
 
 Array = np.ndarray
 BOOL, INT64 = np.dtype(bool), np.dtype(np.int64)
@@ -182,7 +182,7 @@ def table(rng: Any, n: int, **limits: Any) -> Array:
 
 def mapped(kernel: str) -> Callable:
     """An elementwise kernel as a forward: (*arrays of one shape, *attrs) -> array."""
-    count = sum(slot.read for slot in KERNELS[kernel].slots)
+    count = sum(slot.read for slot in (KERNELS.get(kernel) or HOST[kernel]).slots)
 
     def forward(*operands: Any) -> Array:
         z = empty(operands[0].shape, operands[0].dtype)
@@ -193,13 +193,13 @@ def mapped(kernel: str) -> Callable:
 
 
 def unary(name: str, formula: str, rule: Callable, saves: tuple[int, ...] = (), away: tuple[float, ...] = (),
-          low: float = -3.0, kind: str = "elementwise") -> None:
+          low: float = -3.0, kind: str = "elementwise", high: float = 3.0) -> None:
     Op(name, formula, mapped(name), lambda node, g: (rule(g, *node.saved(g)),),
-       lambda rng, n: ((spread(rng, n, low, away=away),), ()), saves=saves, kind=kind, kernel=name)
+       lambda rng, n: ((spread(rng, n, low, high, away),), ()), saves=saves, kind=kind, kernel=name if name in KERNELS else None)
 
 
 def binary(name: str, formula: str, rules: tuple[Callable, Callable], saves: tuple[int, ...] = (), low: float = -3.0,
-           apart: bool = False, reads: tuple[tuple[int, ...], ...] | None = None) -> None:
+           apart: bool = False, reads: tuple[tuple[int, ...], ...] | None = None, inputs: Callable | None = None) -> None:
     def forward(x: Array, y: Array) -> Array:
         z = empty(x.shape if x.shape == y.shape else broadcast_shape(x.shape, y.shape), x.dtype)
         run(name, (x, y, z))
@@ -210,11 +210,12 @@ def binary(name: str, formula: str, rules: tuple[Callable, Callable], saves: tup
         return tuple(rule(g, *saved).sum_to(shape) if need else None
                      for rule, need, shape in zip(rules, node.needs, node.shapes))
 
-    def inputs(rng: Any, n: int) -> tuple:
+    def samples(rng: Any, n: int) -> tuple:
         x, y = table(rng, n, low=low), table(rng, n, low=low)[:1]
         return ((np.where(abs(x - y) < 0.05, x + 0.2, x) if apart else x, y), ())
 
-    Op(name, formula, forward, backward, inputs, saves=saves, kind="elementwise", reads=reads, kernel=name)
+    Op(name, formula, forward, backward, inputs or samples, saves=saves, kind="elementwise", reads=reads,
+       kernel=name if name in KERNELS else None)
 
 
 unary("neg",  "-x",      lambda g: -g)
@@ -229,6 +230,30 @@ unary("erf",  "2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x",
 unary("sqrt", "x^(1/2)", lambda g, y: g / (y * 2), saves=(-1,), low=0.1)
 unary("abs",  "|x|",     lambda g, x: g * x.sign(), saves=(0,), away=(0,))
 unary("sign", "x / |x|, 0 at 0", lambda g: g * 0, away=(0,))
+unary("exp2", "2^x",     lambda g, y: g * (y * math.log(2)), saves=(-1,))
+unary("log2", "ln x / ln 2",   lambda g, x: g / (x * math.log(2)), saves=(0,), low=0.1)
+unary("log10", "ln x / ln 10", lambda g, x: g / (x * math.log(10)), saves=(0,), low=0.1)
+unary("rsqrt", "x^(-1/2)", lambda g, y: g * (y * y * y) * -0.5, saves=(-1,), low=0.1)
+unary("tan",  "sin x / cos x", lambda g, y: g * (y * y + 1), saves=(-1,), low=-1.2, high=1.2)
+unary("asin", "the angle in [-pi/2, pi/2] whose sine is x", lambda g, x: g * (1 - x * x).rsqrt(), saves=(0,), low=-0.8, high=0.8)
+unary("acos", "the angle in [0, pi] whose cosine is x", lambda g, x: -g * (1 - x * x).rsqrt(), saves=(0,), low=-0.8, high=0.8)
+unary("atan", "the angle in (-pi/2, pi/2) whose tangent is x", lambda g, x: g / (x * x + 1), saves=(0,))
+unary("sinh", "(e^x - e^-x) / 2", lambda g, x: g * x.cosh(), saves=(0,))
+unary("cosh", "(e^x + e^-x) / 2", lambda g, x: g * x.sinh(), saves=(0,))
+unary("asinh", "ln(x + sqrt(x^2 + 1))", lambda g, x: g * (x * x + 1).rsqrt(), saves=(0,))
+unary("acosh", "ln(x + sqrt(x^2 - 1)), x >= 1", lambda g, x: g * (x * x - 1).rsqrt(), saves=(0,), low=1.3)
+unary("atanh", "ln((1 + x) / (1 - x)) / 2", lambda g, x: g / (1 - x * x), saves=(0,), low=-0.7, high=0.7)
+unary("erfc", "1 - erf(x), also where that cancels",
+      lambda g, x: g * (x * -x).exp() * (-2 / math.pi ** 0.5), saves=(0,))
+unary("lgamma", "ln |gamma(x)|", lambda g, x: g * x._op("polygamma", attrs=(0.0,)), saves=(0,), low=0.4)
+for _name, _formula, _kinks in (("floor", "the largest whole number <= x", tuple(range(-3, 4))),
+                                ("ceil", "the smallest whole number >= x", tuple(range(-3, 4))),
+                                ("trunc", "x without its fraction", tuple(range(-3, 4))),
+                                ("round", "the nearest whole number, at a half the even one", (-2.5, -1.5, -0.5, 0.5, 1.5, 2.5))):
+    unary(_name, _formula, lambda g: g * 0, away=_kinks)
+Op("polygamma", "the n-th derivative of digamma, the derivative of lgamma", mapped("polygamma"),
+   lambda node, g: (g * node.saved(g)[0]._op("polygamma", attrs=(node.attrs[0] + 1,)),),
+   lambda rng, n: ((spread(rng, n, 0.5, 3.0),), (1.0,)), saves=(0,), kind="elementwise")
 
 binary("add", "x + y", (lambda g: g, lambda g: g))
 binary("sub", "x - y", (lambda g: g, lambda g: -g))
@@ -240,13 +265,34 @@ binary("pow", "x^y",   (lambda g, x, y, z: g * (y * x.pow(y - 1)).masked_fill(y 
 
 
 def _share(pick: str) -> tuple[Callable, Callable]:
-    """Of two candidates the winner takes the gradient; at a tie each takes half."""
+    """Of two candidates the winner takes the gradient; at a tie each takes half, beside a NaN all."""
     def won(x: Any, y: Any) -> Any:
-        return (x > y if pick == "max" else x < y).to(x.dtype) + (x == y).to(x.dtype) * 0.5
+        return 1 - (x < y if pick == "max" else x > y).to(x.dtype) - (x == y).to(x.dtype) * 0.5
 
     return lambda g, x, y: g * won(x, y), lambda g, x, y: g * won(y, x)
 
 
+def _inverse_square(x: Any, y: Any) -> Any:
+    return 1 / (x * x + y * y)
+
+
+binary("atan2", "the angle of the point (y, x): of x / y, and beyond pi/2 where y < 0",
+       (lambda g, x, y: g * y * _inverse_square(x, y), lambda g, x, y: -g * x * _inverse_square(x, y)), saves=(0, 1), low=0.2)
+binary("hypot", "sqrt(x^2 + y^2)", (lambda g, x, y, z: g * (x / z), lambda g, x, y, z: g * (y / z)), saves=(0, 1, -1), low=0.2)
+binary("copysign", "|x| with the sign of y", (lambda g, x, z: g * (x.sign() * z.sign()), lambda g, x, z: g * 0),
+       saves=(0, -1), low=0.2)
+def _quotients(rng: Any, n: int) -> tuple:
+    """x and y with x / y between whole numbers."""
+    y = table(rng, n, low=0.5)[:1]
+    whole = rng.integers(-3, 4, grid(n))
+    return (y * (whole + rng.uniform(0.2, 0.8, grid(n))), y), ()
+
+
+binary("fmod", "x - y trunc(x / y)", (lambda g, x, y: g, lambda g, x, y: -g * (x / y)._op("trunc")), saves=(0, 1),
+       inputs=_quotients)
+binary("remainder", "x - y floor(x / y)", (lambda g, x, y: g, lambda g, x, y: -g * x._op("floor_divide", y)),
+       saves=(0, 1), inputs=_quotients)
+binary("floor_divide", "floor(x / y)", (lambda g, x, y: g * 0, lambda g, x, y: g * 0), saves=(0, 1), inputs=_quotients)
 binary("maximum", "max(x, y), NaN if either is", _share("max"), saves=(0, 1), apart=True)
 binary("minimum", "min(x, y), NaN if either is", _share("min"), saves=(0, 1), apart=True)
 
@@ -358,6 +404,34 @@ reduction("min",  "smallest over dims; ties share the gradient", _extreme_grad, 
 reduction("var",  "sum (x - mean)^2 / (n - correction)",
           lambda g, shape, dims, x, c: g * (x - x.mean(dims, keepdim=True)) * (2 / max(_count(shape, dims) - c, 0) if
                                        _count(shape, dims) > c else math.nan), saves=(0,), kernel_attrs=1)
+
+
+def _prod(x: Array, dims: tuple[int, ...], keepdim: bool) -> Array:
+    middle, _ = folded(x, dims)
+    y = empty(kept_shape(x.shape, dims, keepdim), x.dtype)
+    run("prod", (middle, y.reshape(middle.shape[0], middle.shape[2])))
+    return y
+
+
+def _prod_grad(node: Any, g: Any) -> tuple:
+    """g times the product of all others: of those before and of those after, so that zeros do no harm."""
+    x, = node.saved(g)
+    dims, shape = node.attrs[0], node.shapes[0]
+    g = g.reshape(kept_shape(shape, dims, True))
+    if not dims or not _count(shape, dims):
+        return g.expand(shape),
+    rest = tuple(i for i in range(len(shape)) if i not in dims)
+    order = rest + dims
+    flat = x.permute(order).reshape((*[shape[i] for i in rest], _count(shape, dims)))
+    at = len(rest)
+    before = _after(flat._op("cumprod", attrs=(at,)), at, 1.0)
+    after = _backwards(_after(_backwards(flat, at)._op("cumprod", attrs=(at,)), at, 1.0), at)
+    others = (before * after).reshape(tuple(shape[i] for i in order)).permute(_inverse(order))
+    return g * others,
+
+
+Op("prod", "product over dims", _prod, _prod_grad,
+   lambda rng, n: ((table(rng, n, low=0.7, high=1.4),), ((1,), False)), saves=(0,), kind="reduction", sums=lambda x, *_: x.size)
 
 
 def _sum_to(x: Array, shape: Shape) -> Array:
@@ -504,6 +578,99 @@ Op("gather", "x[i, index[i, j]] along dim", _gather,
 Op("gather_grad", "zeros, plus each of g at its index along dim", _gather_grad,
    lambda node, g: (g._op("gather", *node.saved(g), attrs=(node.attrs[0],)), None),
    lambda rng, n: ((rng.normal(size=(n, 3)), rng.integers(0, 5, (n, 3))), (1, (n, 5))), saves=(1,), kind="grad", sums=lambda *_: 3)
+
+
+def _scatter_along(x: Array, index: Array, v: Array, dim: int) -> Array:
+    y = _copy(x)
+    run("gather_put", (along(y, dim), along(index, dim), along(v, dim)))
+    return y
+
+
+def _scatter_along_grad(node: Any, g: Any) -> tuple:
+    index, = node.saved(g)
+    return (g._op("scatter", index, g._full(node.shapes[1], 0.0), attrs=node.attrs) if node.needs[0] else None, None,
+            g._op("gather", index, attrs=node.attrs) if node.needs[2] else None)
+
+
+Op("scatter", "x, with v at its index along dim", _scatter_along, _scatter_along_grad,
+   lambda rng, n: ((table(rng, n), rng.permuted(np.broadcast_to(np.arange(grid(n)[1]), grid(n)), axis=1)[:, :grid(n)[1] // 2 + 1],
+                    table(rng, n)[:, :grid(n)[1] // 2 + 1]), (1,)), saves=(1,), kind="index")
+
+
+# The diagonal of two axes as the last one: a view. attrs: offset, dim1, dim2.
+
+def _diagonal(x: Array, offset: int, a: int, b: int) -> Array:
+    y = x.diagonal(offset, a, b)
+    y.flags.writeable = x.flags.writeable                        # NumPy hands it out read-only
+    return y
+
+
+def _diagonal_grad(g: Array, shape: Shape, offset: int, a: int, b: int) -> Array:
+    x = filled(shape, g.dtype, 0.0)
+    run("copy", (g, _diagonal(x, offset, a, b)))
+    return x
+
+
+Op("diagonal", "x[i, i + offset]", _diagonal, lambda node, g: (g._op("diagonal_grad", attrs=(node.shapes[0], *node.attrs)),),
+   lambda rng, n: ((table(rng, n),), (1, 0, 1)), kind="view", view=True)
+Op("diagonal_grad", "zeros, and g where the diagonal was", _diagonal_grad,
+   lambda node, g: (g._op("diagonal", attrs=node.attrs[1:]),),
+   lambda rng, n: ((spread(rng, n),), ((n, n + 3), 1, 0, 1)), kind="grad")
+
+
+# Along dim, each from those before it. All their gradients come down to recurrence, run backwards.
+
+def _each_along(kernel: str) -> Callable:
+    def forward(x: Array, *others_and_dim: Any) -> Array:
+        *others, dim = others_and_dim
+        y = empty(x.shape, x.dtype)
+        run(kernel, (*[along(a, dim) for a in (x, *others)], along(y, dim)))
+        return y
+    return forward
+
+
+def _backwards(t: Any, dim: int) -> Any:
+    return t._op("slice", attrs=((*(slice(None),) * dim, slice(None, None, -1)),))
+
+
+def _after(t: Any, dim: int, first: float) -> Any:
+    """first, then all of t but its last."""
+    key = (slice(None),) * dim
+    return t._full((*t.shape[:dim], 1, *t.shape[dim + 1:]), first)._op("cat", t[(*key, slice(-1))], attrs=(dim,))
+
+
+def _suffix(g: Any, ratio: Any, dim: int) -> Any:
+    """s_n = g_n + ratio_n+1 s_n+1."""
+    return _backwards(_backwards(g, dim)._op("recurrence", _after(_backwards(ratio, dim), dim, 0.0), attrs=(dim,)), dim)
+
+
+def scan(name: str, formula: str, rule: Callable, saves: tuple[int, ...] = (), inputs: Callable | None = None) -> None:
+    def backward(node: Any, g: Any) -> tuple:
+        dim, shape = node.attrs[0], node.shapes[0]
+        if not shape or not shape[dim]:
+            return (g,) if len(node.shapes) == 1 else (g, g * 0)
+        return rule(g, *node.saved(g), dim)
+
+    inputs = inputs or (lambda rng, n: ((table(rng, n, low=0.5, high=1.5),), (1,)))
+    Op(name, formula, _each_along(name), backward, inputs, saves=saves, kind="scan", sums=lambda x, *_: x.shape[-1])
+
+
+def _recurrence_grad(g: Any, r: Any, y: Any, dim: int) -> tuple:
+    s = _suffix(g, r, dim)
+    return s, s * _after(y, dim, 0.0)
+
+
+def _logcumsumexp_grad(g: Any, x: Any, y: Any, dim: int) -> tuple:
+    before = _after(y, dim, -math.inf)
+    drop = before - y                                            # e^drop <= 1: what stays of a sum at the next step
+    return _suffix(g, drop.masked_fill(y == before, 0.0).exp(), dim) * (x - y).exp(),
+
+
+scan("recurrence", "y_n = x_n + r_n y_n-1", _recurrence_grad, saves=(1, -1),
+     inputs=lambda rng, n: ((table(rng, n), table(rng, n, low=-1.0, high=1.0)), (1,)))
+scan("cumsum", "x_0 + ... + x_n", lambda g, dim: (_backwards(_backwards(g, dim)._op("cumsum", attrs=(dim,)), dim),))
+scan("cumprod", "x_0 ... x_n", lambda g, x, y, dim: (_suffix(g, x, dim) * _after(y, dim, 1.0),), saves=(0, -1))
+scan("logcumsumexp", "ln(e^x_0 + ... + e^x_n)", _logcumsumexp_grad, saves=(0, -1))
 
 
 # Matrices

@@ -165,4 +165,85 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: G
     return _fill(tensor, "normal", generator, float(mean), float(std))
 
 
+# Distributions
+
+
+def _uniforms(shape: tuple[int, ...], dtype: Any, generator: Generator | None) -> Tensor:
+    return rand(*shape, dtype=dtype if dtype in ops.FLOATS else None, generator=generator)
+
+
+def randint_like(input: Tensor, low: int, high: Any = None, *, dtype: Any = None, device: Any = None) -> Tensor:
+    low, high = (0, low) if high is None else (low, high)
+    return randint(low, high, input.shape, dtype=dtype or input.dtype, device=device)
+
+
+def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None, dtype: Any = None,
+           device: Any = None) -> Tensor:
+    """Normal numbers of these means and standard deviations: tensors, or numbers and a size."""
+    tensors = [t for t in (mean, std) if isinstance(t, Tensor)]
+    if not tensors and size is None:
+        raise TypeError("normal takes a size where mean and std are numbers")
+    if not isinstance(std, Tensor) and std < 0:
+        raise ValueError(f"normal takes std >= 0, got {std}")
+    shape = _shape((size,)) if not tensors else ops.broadcast_shape(tensors[0].shape, tensors[-1].shape)
+    return randn(*shape, generator=generator, dtype=dtype or (tensors[0].dtype if tensors else None), device=device) * std + mean
+
+
+def bernoulli(input: Tensor, p: float | None = None, *, generator: Generator | None = None) -> Tensor:
+    """1 with the probability that input says, or p, else 0."""
+    if not input.is_floating_point() and p is None:
+        raise DtypeError(f"bernoulli takes probabilities as floats, not {input.dtype}")
+    chance = input.detach() if p is None else p
+    return (_uniforms(input.shape, input.dtype, generator) < chance).to(input.dtype)
+
+
+def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None) -> Tensor:
+    """Numbers of categories, drawn in proportion to the weights of each row, without replacement or with.
+
+    Without, these are the categories whose exponential times of rates as the weights come first (Efraimidis, Spirakis 2006).
+    """
+    if input.ndim not in (1, 2) or not input.is_floating_point():
+        raise DtypeError(f"multinomial takes weights as floats of 1 or 2 axes, given {input.dtype}{list(input.shape)}")
+    weights = input._look().astype(np.float64).reshape(-1, input.shape[-1])
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and (weights.sum(1) > 0).all()):
+        raise RuntimeError("multinomial takes weights that are finite, not negative, and not 0 all")
+    if num_samples < 1 or (not replacement and num_samples > (weights > 0).sum(1).min(initial=num_samples)):
+        raise RuntimeError(f"multinomial cannot draw {num_samples} of {weights.shape[1]} categories "
+                           f"{'with' if replacement else 'without'} replacement")
+    rows = len(weights)
+    u = rand(rows, num_samples if replacement else weights.shape[1], dtype=np.float64, generator=generator).array
+    if replacement:
+        ends = np.cumsum(weights, axis=1)
+        found = np.stack([np.searchsorted(e, v * e[-1], side="right") for e, v in zip(ends, u)]) if rows else u
+    else:
+        with np.errstate(divide="ignore"):
+            found = np.argsort(-np.log1p(-u) / weights, axis=1, kind="stable")[:, :num_samples]
+    return wrap(np.ascontiguousarray(found, np.int64).reshape((*input.shape[:-1], num_samples)))
+
+
+def bernoulli_(tensor: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
+    """Fill with 1 with probability p, else 0."""
+    tensor._check_writable()
+    return tensor._overwrite((_uniforms(tensor.shape, tensor.dtype, generator) < p).to(tensor.dtype))
+
+
+def exponential_(tensor: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Fill with exponential numbers of mean 1 / lambd."""
+    if lambd <= 0:
+        raise ValueError(f"exponential_ takes lambd > 0, got {lambd}")
+    tensor._check_writable()
+    return tensor._overwrite((-_uniforms(tensor.shape, tensor.dtype, generator)).log1p() / -lambd)
+
+
+def random_(tensor: Tensor, low: int = 0, high: int | None = None, *, generator: Generator | None = None) -> Tensor:
+    """Fill with whole numbers in [low, high): random_(), random_(high) or random_(low, high)."""
+    if high is None:
+        most = 2 ** (np.finfo(tensor.dtype).nmant + 1) if tensor.is_floating_point() else np.iinfo(tensor.dtype).max
+        low, high = (0, low) if low else (0, int(most))
+    tensor._check_writable()
+    return tensor._overwrite(randint(low, high, tensor.shape, generator=generator).to(tensor.dtype))
+
+
+Tensor.bernoulli_, Tensor.exponential_, Tensor.random_ = bernoulli_, exponential_, random_  # type: ignore[attr-defined]
+Tensor.bernoulli, Tensor.multinomial = bernoulli, multinomial  # type: ignore[attr-defined]
 Tensor.uniform_, Tensor.normal_ = uniform_, normal_  # type: ignore[attr-defined]

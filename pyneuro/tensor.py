@@ -318,7 +318,7 @@ def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gr
 def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None,
            requires_grad: bool = False) -> Any:
     """start, start + step, ... below end; int64 if all three are integers."""
-    low, high = (0, start) if end is None else (start, end)
+    low, high, step = (v.item() if isinstance(v, _TENSOR) else v for v in ((0, start, step) if end is None else (start, end, step)))
     if dtype is None and any(isinstance(v, (float, np.floating)) for v in (low, high, step)):
         dtype = _Defaults.dtype
     return tensor(np.arange(low, high, step), dtype=dtype or _INT64, device=device, requires_grad=requires_grad)
@@ -327,7 +327,61 @@ def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, dev
 def linspace(start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None,
              requires_grad: bool = False) -> Any:
     """steps numbers from start to end, both included."""
+    start, end = (v.item() if isinstance(v, _TENSOR) else v for v in (start, end))
     return tensor(np.linspace(start, end, steps), dtype=as_dtype(dtype), device=device, requires_grad=requires_grad)
+
+
+def logspace(start: float, end: float, steps: int, base: float = 10.0, *, dtype: Any = None, device: Any = None,
+             requires_grad: bool = False) -> Any:
+    """base to the powers from start to end."""
+    start, end = (v.item() if isinstance(v, _TENSOR) else v for v in (start, end))
+    powers = np.power(float(base), np.linspace(start, end, steps))
+    return tensor(powers, dtype=as_dtype(dtype), device=device, requires_grad=requires_grad)
+
+
+def scalar_tensor(s: float, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+    return tensor(s, dtype=as_dtype(dtype), device=device, requires_grad=requires_grad)
+
+
+class Size(tuple):
+    """A shape, as torch names it."""
+
+    __slots__ = ()
+
+    def numel(self) -> int:
+        return math.prod(self)
+
+
+class finfo:
+    """Limits of a float dtype; the default one without."""
+
+    def __init__(self, dtype: Any = None) -> None:
+        kind = as_dtype(dtype)
+        if kind not in _FLOATS:
+            raise DtypeError(f"finfo takes float32 or float64, not {kind}; iinfo is for integers")
+        found = np.finfo(kind)
+        self.dtype, self.bits = str(kind), kind.itemsize * 8
+        self.min, self.max, self.eps = float(found.min), float(found.max), float(found.eps)
+        self.tiny = self.smallest_normal = float(found.tiny)
+        self.resolution = float(found.resolution)
+
+    def __repr__(self) -> str:
+        return (f"finfo(resolution={self.resolution:g}, min={self.min:g}, max={self.max:g}, eps={self.eps:g}, "
+                f"smallest_normal={self.smallest_normal:g}, tiny={self.tiny:g}, dtype={self.dtype})")
+
+
+class iinfo:
+    """Limits of an integer dtype."""
+
+    def __init__(self, dtype: Any) -> None:
+        kind = as_dtype(dtype)
+        if kind.kind not in "iu":
+            raise DtypeError(f"iinfo takes integers, not {kind}; finfo is for floats")
+        found = np.iinfo(kind)
+        self.dtype, self.bits, self.min, self.max = str(kind), kind.itemsize * 8, int(found.min), int(found.max)
+
+    def __repr__(self) -> str:
+        return f"iinfo(min={self.min}, max={self.max}, dtype={self.dtype})"
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
@@ -454,9 +508,7 @@ def _host_arithmetic(name: str, x: Any, y: Any) -> Any:
     x, y = _matched(x, y)
     if x.dtype not in _FLOATS and not (watchers and watcher()) and not np.all(y.array):
         raise RuntimeError(f"ZeroDivisionError: {name} of integers by 0")
-    if name == "remainder" and is_grad_enabled() and (x.requires_grad or y.requires_grad):
-        return x - y * _host_arithmetic("floor_divide", x, y)
-    return wrap(ops.whole(name, x.array, y.array))
+    return apply(OPS[name], (x, y)) if x.dtype in _FLOATS else wrap(ops.whole(name, x.array, y.array))
 
 
 class MaxResult(NamedTuple):
@@ -769,6 +821,15 @@ class Tensor(TensorBase):
             edge.hooks = hooks = edge.hooks or {}
         return _Handle(hooks, hook)
 
+    def register_post_accumulate_grad_hook(self, hook: Callable) -> Any:
+        """Call hook(tensor) when backward has added to the gradient of this leaf. Returns a handle to remove()."""
+        if self.requires_grad and self.node is not None:
+            raise RuntimeError("post accumulate grad hooks are for leaf tensors; register_hook is for the others")
+        if not self.requires_grad:
+            raise RuntimeError("register_post_accumulate_grad_hook() on a tensor that does not require grad")
+        self._hooks = hooks = self._hooks or {}
+        return _Handle(hooks, graph.After(hook))
+
     def _refresh(self) -> None:
         """A view whose base has been written in place since hangs on the base's new node."""
         if self.storage.rewrites < 0:
@@ -883,7 +944,8 @@ class Tensor(TensorBase):
     def fill_(self, value: Any) -> Any:
         self._check_writable()
         if isinstance(value, _TENSOR) or self._recording():
-            return self._overwrite(as_tensor(value, dtype=self.dtype).expand(self.shape))
+            filled = as_tensor(value, dtype=self.dtype).expand(self.shape)
+            return self._overwrite(where(_constant(True, _BOOL), filled, self._before(filled)))  # its gradient is 0, not none
         ops.run("fill", (self.array,), (float(value),))
         self.storage.version += 1
         return self
@@ -957,6 +1019,8 @@ class Tensor(TensorBase):
     def gather(self, dim: int, index: Any) -> Any:
         """self at index along dim: out[i, j] = self[i, index[i, j]] for dim = 1. index: int64, extents as self's but along dim."""
         d = _one_dim(self.shape, dim)
+        if index.dtype == np.int32:
+            index = index.to(_INT64)
         if index.dtype != _INT64:
             raise DtypeError(f"gather takes an int64 index, not {index.dtype}")
         if index.ndim != self.ndim or any(n > m for i, (n, m) in enumerate(zip(index.shape, self.shape)) if i != d):
@@ -1061,8 +1125,8 @@ class Tensor(TensorBase):
     def expand_as(self, other: Any) -> Any:
         return self.expand(other.shape)
 
-    def broadcast_to(self, shape: Any) -> Any:
-        return self.expand(shape)
+    def broadcast_to(self, *shape: Any) -> Any:
+        return self.expand(*shape)
 
     def sum_to(self, shape: tuple[int, ...]) -> Any:
         """Summed to a shape that broadcasts to this one's."""
@@ -1136,6 +1200,12 @@ class Tensor(TensorBase):
     def new_ones(self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
         return ones(*size, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
 
+    def new_empty(self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+        return empty(*size, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
+
+    def new_full(self, size: Any, fill_value: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+        return full(size, fill_value, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
+
     def new_tensor(self, data: Any, dtype: Any = None) -> Any:
         return tensor(data, dtype=dtype or self.dtype)
 
@@ -1153,6 +1223,22 @@ class Tensor(TensorBase):
 
     def reciprocal(self) -> Any:
         return 1.0 / self
+
+    @property
+    def H(self) -> Any:
+        return self.t() if self.ndim != 2 else self.mT
+
+    @property
+    def mH(self) -> Any:
+        return self.mT
+
+    @property
+    def itemsize(self) -> int:
+        return self.array.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes
 
     def maximum(self, other: Any) -> Any:
         return _arithmetic("maximum", self, other)
@@ -1209,18 +1295,21 @@ class Tensor(TensorBase):
             raise DtypeError(f"mean of {x.dtype} is not defined; use .float().mean()")
         return x._reduce("mean", dim, keepdim)
 
-    def var(self, dim: Any = None, *, correction: float = 1, keepdim: bool = False,
-            unbiased: bool | None = None) -> Any:
+    def var(self, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
+            correction: float | None = 1) -> Any:
         """sum (x - mean)^2 / (n - correction)."""
         if self.array.dtype not in _FLOATS:
             raise DtypeError(f"var takes float32 or float64, not {self.dtype}")
         if isinstance(dim, bool):  # var(unbiased), as torch also takes it
             dim, unbiased = None, dim
-        return self._reduce("var", dim, keepdim, float(correction if unbiased is None else unbiased))
+        less = unbiased if unbiased is not None else 1 if correction is None else correction
+        return self._reduce("var", dim, keepdim, float(less))
 
-    def std(self, dim: Any = None, *, correction: float = 1, keepdim: bool = False,
-            unbiased: bool | None = None) -> Any:
-        return self.var(dim, correction=correction, keepdim=keepdim, unbiased=unbiased).sqrt()
+    def std(self, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
+            correction: float | None = 1) -> Any:
+        y = self.var(dim, unbiased, keepdim, correction=correction)
+        zero = y == 0  # whose root has no slope, as in norm
+        return y.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
 
     def amax(self, dim: Any = None, keepdim: bool = False) -> Any:
         return self._reduce("max", dim, keepdim)
@@ -1247,17 +1336,30 @@ class Tensor(TensorBase):
     def all(self, dim: Any = None, keepdim: bool = False) -> Any:
         return (self == 0).to(_INT64).sum(dim, keepdim) == 0
 
-    def norm(self, p: float = 2, dim: Any = None, keepdim: bool = False) -> Any:
-        """(sum |x|^p)^(1/p) over dim; p = 0 counts what is not zero, inf and -inf are the largest and the smallest |x|."""
-        if p == 2:
-            square = (self * self).sum(dim, keepdim)
-            zero = square == 0  # whose root has no slope; 0 stands for it, as in torch
-            return square.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
-        if math.isinf(p):
-            return self.abs().amax(dim, keepdim) if p > 0 else self.abs().amin(dim, keepdim)
+    def norm(self, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+        """(sum |x|^p)^(1/p) over dim, 'fro' with p = 2; p = 0 counts what is not zero, inf and -inf are the largest and the
+        smallest |x|."""
+        x = (self if dtype is None else self.to(dtype))._float("norm")
+        if p == "fro" or p is None:
+            p = 2
+        if isinstance(p, str):
+            raise NotImplementedError(f"norm {p!r} needs singular values, which are not here; choose 'fro' or a number")
+        if (p < 0 or p == math.inf) and not math.prod(x.shape[d] for d in _as_dims(x.shape, dim)):
+            raise IndexError(f"the {p}-norm of no elements (shape {list(x.shape)}, dim {dim}) is not defined")
         if p == 0:
-            return (self != 0).to(self.dtype).sum(dim, keepdim)
-        return self.abs().pow(p).sum(dim, keepdim).pow(1 / p)
+            return (x != 0).to(x.dtype).sum(dim, keepdim)
+        if p == 2:
+            total, power = (x * x).sum(dim, keepdim), lambda t: t.sqrt()
+        elif p == 1:
+            return x.abs().sum(dim, keepdim)
+        elif math.isinf(p):
+            return x.abs().amax(dim, keepdim) if p > 0 else x.abs().amin(dim, keepdim)
+        else:
+            none = x == 0  # whose power below 1 has no slope
+            size = x.abs().pow(p) if p > 1 else x.abs().masked_fill(none, 1.0).pow(p).masked_fill(none, 0.0 if p > 0 else math.inf)
+            total, power = size.sum(dim, keepdim), lambda t: t.pow(1 / p)
+        zero = total == 0  # whose root has no slope; 0 stands for it, as in torch
+        return power(total.masked_fill(zero, 1.0)).masked_fill(zero, 0.0)
 
     def softmax(self, dim: int, dtype: Any = None) -> Any:
         return (
@@ -1343,8 +1445,11 @@ class Tensor(TensorBase):
     def mul_(self, other: Any) -> Any:
         return self._arithmetic_("mul", other)
 
-    def div_(self, other: Any) -> Any:
-        return self._arithmetic_("div", other)
+    def div_(self, other: Any, *, rounding_mode: str | None = None) -> Any:
+        if rounding_mode is None:
+            return self._arithmetic_("div", other)
+        self._check_writable()
+        return self._overwrite(self._before(as_tensor(other)).div(other, rounding_mode=rounding_mode))
 
     def clamp_(self, min: Any = None, max: Any = None) -> Any:
         self._check_writable()
@@ -1356,7 +1461,7 @@ class Tensor(TensorBase):
 class _Handle:
     """What register_hook returns."""
 
-    def __init__(self, hooks: dict, hook: Callable) -> None:
+    def __init__(self, hooks: dict, hook: Any) -> None:
         self.hooks, self.key = hooks, object()
         hooks[self.key] = hook
 
@@ -1534,6 +1639,8 @@ def _method(op: Any) -> Callable:
             if signed:
                 t._check_kept()
                 return wrap(ops.whole(op.name, t.array))
+            if op.name == "relu" and t.array.dtype != _BOOL:
+                return t.clamp(min=0)
             t = t.to(_Defaults.dtype)
         return apply(op, (t,))
 
@@ -1576,7 +1683,8 @@ def _in_place(operator: str) -> Callable:
     return method
 
 
-_UNARY = ("neg", "abs", "sign", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "erf")
+_UNARY = ("neg", "abs", "sign", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "erf", "exp2", "log2", "log10", "rsqrt",
+          "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erfc", "lgamma")
 for _op in OPS.values():
     if _op.kind == "activation" or _op.name in _UNARY:
         setattr(Tensor, _op.name, _method(_op))

@@ -5,6 +5,7 @@ import gc
 import threading
 import time
 import weakref
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -321,6 +322,207 @@ def data_is_outside_the_graph(t):
     return kept, x.grad
 
 
+def twice_of(t):
+    """A Function that saves its input and its output, and says which is which."""
+    class Product(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, k, y):
+            z = x * y * k
+            ctx.save_for_backward(x, y, z)
+            ctx.k = k
+            return z
+
+        @staticmethod
+        def backward(ctx, g):
+            _, y, z = ctx.saved_tensors
+            assert ctx.needs_input_grad[1] is False
+            return g * y * ctx.k, None, g * z / y
+
+    return Product.apply
+
+
+@gives([16.0, 40.0], [4.0, 12.0], [4.0, 8.0])
+def a_function_of_ones_own(t):
+    x, y = leaf(t, 1, 3), leaf(t, 2, 2)
+    z = twice_of(t)(x, 2, y)
+    (z * z).sum().backward(retain_graph=True)
+    return x.grad - x.grad + t.tensor([16.0, 40.0]), z.detach(), t.autograd.grad(z.sum(), x)[0] + t.tensor([0.0, 4.0])
+
+
+@gives([6.0, 6.0], [2.0, 2.0])
+def a_function_may_be_differentiated_twice(t):
+    x, y = leaf(t, 1, 3), leaf(t, 3, 3)
+    z = twice_of(t)(x, 1, y)
+    g, = t.autograd.grad((z * z).sum(), x, create_graph=True)
+    h, = t.autograd.grad(g.sum(), x)
+    f, = t.autograd.grad(twice_of(t)(x, 1, y * 0 + 2).sum(), x)
+    return h / 3, f
+
+
+@gives([1.0, 4.0], [True, False, False], [3.0, 3.0], [1.0, 3.0])
+def a_function_of_several_outputs(t):
+    class Both(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            top = x.argmax()
+            ctx.mark_non_differentiable(top)
+            return x * 2, top, x * 1
+
+        @staticmethod
+        def backward(ctx, double, top, single):
+            return double * 2 + single
+
+    class Silent(Both):
+        @staticmethod
+        def forward(x):
+            return x * 2, x * 1
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.set_materialize_grads(False)
+
+        @staticmethod
+        def backward(ctx, double, single):
+            assert double is None
+            return single
+
+    x = leaf(t, 1, 4)
+    a, top, b = Both.apply(x)
+    (a + b).sum().backward()
+    both, x.grad = x.grad, None
+    Silent.apply(x)[1].backward(t.tensor([1.0, 3.0]))
+    return x.detach(), t.tensor([a.requires_grad, top.requires_grad, x.detach().requires_grad]), both, x.grad
+
+
+@gives([2.0, 2.0], [1.0, 1.0])
+def a_function_that_returns_its_input_or_writes_it(t):
+    class Same(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * 2
+
+    class Add(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            x.add_(1)
+            ctx.mark_dirty(x)
+            return x
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    x, z = leaf(t, 1, 2), leaf(t, 1, 2)
+    Same.apply(x).sum().backward()
+    y = z * 1
+    assert Add.apply(y) is y
+    y.sum().backward()
+    return x.grad, z.grad
+
+
+@gives([[2.0, 0.0], [0.0, 4.0]], [[6.0, 0.0], [0.0, 12.0]], [2.0, 8.0], [2.0, 8.0], [6.0, 24.0], [6.0, 24.0])
+def jacobians_and_hessians(t):
+    A, x, v = t.autograd.functional, t.tensor([1.0, 2.0]), t.tensor([1.0, 2.0])
+    square, cube = lambda x: x * x, lambda x: (x * x * x).sum()
+    return (A.jacobian(square, x), A.hessian(cube, x), A.jvp(square, x, v)[1], A.vjp(square, x, v)[1],
+            A.hvp(cube, x, v)[1], A.vhp(cube, x, v)[1])
+
+
+@gives([[[2.0, 1.0]], [[0.0, 0.0]]], [[1.0, 2.0]], 6.0, [1.0, 2.0])
+def jacobians_of_tuples_and_of_graphs(t):
+    A = t.autograd.functional
+    a, b = t.tensor([1.0, 2.0]), t.tensor([2.0, 1.0])
+    (first, second), (third, _) = A.jacobian(lambda a, b: ((a * b).sum().reshape(1), (a * 0).sum().reshape(1)), (a, b))
+    x = t.tensor(1.0, requires_grad=True)
+    h = A.hessian(lambda x: x ** 3, x, create_graph=True)
+    return t.stack([first, third]), second, t.autograd.grad(h, x)[0], A.vjp(lambda a: a, a, a)[0]
+
+
+@gives([[2.0, 0.0], [0.0, 4.0]])
+def gradients_in_batches(t):
+    x = leaf(t, 1, 2)
+    return t.autograd.grad(x * x, x, t.tensor([[1.0, 0.0], [0.0, 1.0]]), is_grads_batched=True)[0]
+
+
+@gives(True, True, False, True)
+def gradients_checked_by_differences(t):
+    class Wrong(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    x = t.tensor([0.5, 1.5], dtype=t.float64, requires_grad=True)
+    y = t.tensor([1.0, 2.0], dtype=t.float64, requires_grad=True)
+    check = t.autograd.gradcheck
+    try:
+        check(Wrong.apply, (x,))
+    except RuntimeError:
+        refused = True
+    return (check(lambda x, y: (x * y, x.exp()), (x, y)), t.autograd.gradgradcheck(lambda x, y: x * x * y, (x, y)),
+            check(Wrong.apply, (x,), raise_exception=False), refused)
+
+
+@gives([2.0, 4.0], [8.0, 16.0])
+def a_hook_when_a_gradient_has_arrived(t):
+    x, seen = leaf(t, 1, 2), []
+    handle = x.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))
+    (x * x).sum().backward()
+    handle.remove()
+    (x * x * 3).sum().backward()
+    return seen[0], x.grad
+
+
+@gives([1.0, 4.0], False, True, False)
+def inference_mode_and_anomalies(t):
+    x = leaf(t, 1, 2)
+    with t.inference_mode():
+        y = x * x
+
+    @t.inference_mode()
+    def decorated(x):
+        return x * 2
+
+    with t.autograd.set_detect_anomaly(False), t.inference_mode(False):
+        z = x * x
+    return y, y.requires_grad, z.requires_grad, decorated(x).requires_grad
+
+
+@gives([4.0, 8.0], 5.0, [8.0, 16.0], 10.0, True)
+def checkpoints(t):
+    checkpoint = import_module(f"{t.__name__}.utils.checkpoint").checkpoint
+    x, w, runs = leaf(t, 1, 2), t.tensor(2.0, requires_grad=True), []
+
+    def part(x):
+        runs.append(None)
+        return x * x * w
+
+    part(x).sum().backward()
+    once, of_w = x.grad.clone(), w.grad.clone()
+    checkpoint(part, x, use_reentrant=False).sum().backward()
+    return once, of_w, x.grad, w.grad, len(runs) == 3
+
+
+@gives([3.0, 6.0], [1.0, 1.0], [2.0, 4.0], [2.0, 2.0])
+def functions_of_parameters(t):
+    func = import_module(f"{t.__name__}.func")
+    layer = t.nn.Linear(1, 1, bias=False)
+    with t.no_grad():
+        layer.weight.fill_(1.0)
+    x = t.tensor([[1.0], [2.0]])
+    y = func.functional_call(layer, {"weight": t.tensor([[3.0]])}, (x,))
+    g = func.grad(lambda x: (x * x).sum())
+    return y.reshape(-1).detach(), layer(x).detach().reshape(-1) / x.reshape(-1), g(x.reshape(-1)), \
+        func.grad(lambda x: g(x).sum())(x.reshape(-1))
+
+
 @gives([3.0], 1)
 def optimizing_by_hand(t):
     x = leaf(t, 1)
@@ -328,6 +530,51 @@ def optimizing_by_hand(t):
     with t.no_grad():
         x += x.grad
     return x.detach(), int(x.is_leaf)
+
+
+@refused("marked @once_differentiable")
+def differentiating_twice_what_is_once_differentiable(t):
+    class Once(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        @t.autograd.function.once_differentiable
+        def backward(ctx, g):
+            return g * 2 * ctx.saved_tensors[0]
+
+    x = leaf(t, 1)
+    g, = t.autograd.grad((Once.apply(x) ** 2).sum(), x, create_graph=True)
+    g.sum().backward()
+
+
+@refused("returned 1 gradients for 2 inputs")
+def a_backward_with_too_few_gradients(t):
+    class Few(t.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            return x * y
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    Few.apply(leaf(t, 1), leaf(t, 1)).sum().backward()
+
+
+@refused("freed")
+def a_function_walked_twice(t):
+    x, y = leaf(t, 1), leaf(t, 2)
+    z = twice_of(t)(x, 1, y)
+    z.sum().backward()
+    z.sum().backward()
+
+
+@refused("leaf")
+def a_post_accumulate_hook_of_what_is_no_leaf(t):
+    (leaf(t, 1) * 2).register_post_accumulate_grad_hook(print)
 
 
 @refused("a second time")

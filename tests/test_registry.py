@@ -170,6 +170,20 @@ def run_every_method(dtype):
         lambda: x.clone().__setitem__(x > 2, 1),
         lambda: pn.full((2,), 1, dtype=dtype),
         lambda: x.to(pn.int32),
+        lambda: x.fmod(x),
+        lambda: x.bitwise_left_shift(x),
+        lambda: x.bitwise_right_shift(x),
+        lambda: x.prod(0, dtype=dtype),
+        lambda: x.mode(),
+        lambda: x.cumsum(0, dtype=dtype),
+        lambda: x.cumprod(0, dtype=dtype),
+        lambda: x.cummax(0),
+        lambda: x.cummin(0),
+        lambda: x.sort(),
+        lambda: pn.searchsorted(x, x),
+        lambda: x.index_add(0, index[0], x[index[0]]),
+        lambda: x.scatter(0, index, 1),
+        lambda: x.scatter_add(0, index, x[index[0]]),
     ]
     for call in calls:
         try:

@@ -94,8 +94,9 @@ DEFINE(scatter_add)
     return PN_OK;
 }
 
-/* gather and gather_add. The longer of the axes b and c is the inner loop; x stands still along c. */
-INLINE int indexed(const pn_call *c, int add)
+/* gather, gather_put and gather_add. The longer of the axes b and c is the inner loop; x stands still along c. */
+enum indexing { GATHER, PUT, ADD };
+INLINE int indexed(const pn_call *c, enum indexing what)
 {
     const int inner = c->dim[2] > c->dim[3] ? 2 : 1, outer = 3 - inner;       /* axes of index and y */
     const int64_t a = c->dim[0], n = c->dim[1], b = c->dim[2], others = inner == 2 ? c->dim[3] : b;
@@ -110,12 +111,14 @@ INLINE int indexed(const pn_call *c, int add)
             const int64_t *index = IN(int64_t, 1) + i * STRIDE(1, 0) + j * STRIDE(1, outer);
             T *x = OUT(T, 0) + i * STRIDE(0, 0) + j * x_outer, *y = OUT(T, 2) + i * STRIDE(2, 0) + j * STRIDE(2, outer);
             for (int64_t k = 0; k < count; k++, x += x_inner) {
-                if (add) x[index[k * is] * xs] += y[k * ys];
+                if (what == ADD) x[index[k * is] * xs] += y[k * ys];
+                else if (what == PUT) x[index[k * is] * xs] = y[k * ys];
                 else y[k * ys] = x[index[k * is] * xs];
             }
         }
     return PN_OK;
 }
 
-DEFINE(gather) { return indexed(c, 0); }
-DEFINE(gather_add) { return indexed(c, 1); }
+DEFINE(gather)     { return indexed(c, GATHER); }
+DEFINE(gather_put) { return indexed(c, PUT); }
+DEFINE(gather_add) { return indexed(c, ADD); }

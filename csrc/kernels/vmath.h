@@ -17,6 +17,8 @@
 #define LN2_LOW  1.42860677e-6f
 #define EXP_ZERO (-104.f)                /* exp rounds to 0 below, */
 #define EXP_INF  89.f                    /* to infinity above, */
+#define EXP2_ZERO (-150.f)               /* the same of 2^x */
+#define EXP2_INF  128.f
 #define EXP_NORMAL 87.f                  /* it is a normal number from -EXP_NORMAL to EXP_NORMAL */
 #define EXP_FLUSH (-88.f)                /* it is below the normal numbers here, */
 #define EXP_TINY (-20.f)                 /* and does not show beside 1 below */
@@ -51,6 +53,8 @@ static const T SIN_TAIL[] = {            /* (sin(r) / r - 1) / r^2, in r^2, |r| 
 #define LN2_LOW  1.90821492927058770002e-10
 #define EXP_ZERO (-746.)
 #define EXP_INF  710.
+#define EXP2_ZERO (-1075.)
+#define EXP2_INF  1024.
 #define EXP_NORMAL 708.
 #define EXP_FLUSH (-709.)
 #define EXP_TINY (-44.)
@@ -190,6 +194,15 @@ INLINE vec vexp(vec x)
     vint n;
     vec r = exp_reduce(vclamp(x, vset(EXP_ZERO), vset(EXP_INF)), &n);
     return vscale(exp_rest(r), n);
+}
+
+/* 2^x: what is left of x beside its nearest integer is exact. */
+INLINE vec vexp2(vec x)
+{
+    vint n;
+    vec inside = vclamp(x, vset(EXP2_ZERO), vset(EXP2_INF));
+    vec r = inside - vnearest(inside, vset(1), &n);
+    return vscale(exp_rest(r * vset((T)0.69314718055994531)), n);
 }
 
 /* exp(x) for x <= 0, and exp(-|x|): a part of something larger, so that what is not a normal number may be 0. */

@@ -18,7 +18,13 @@ from .twins import twins
 # Elementwise
 
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])          # NumPy has none
+def _whole_poles(x):
+    """ln |gamma(x)|"""
+    return math.inf if x <= 0 and x == math.floor(x) else math.lgamma(x)
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])          # NumPy has none of these
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+_lgamma = np.vectorize(_whole_poles, otypes=[np.float64])
 
 
 def copy(x, y):
@@ -59,6 +65,22 @@ def pow(x, y, z):
         np.copyto(z, np.where((y >= 0) | (np.absolute(x) == 1), np.power(x, np.absolute(y)), 0))
     else:
         np.power(x, y, out=z)
+
+def atan2(x, y, z):
+    """z = the angle of the point (y, x)"""
+    np.arctan2(x, y, out=z)
+
+def hypot(x, y, z):
+    """z = sqrt(x^2 + y^2), also where the squares are too large."""
+    np.hypot(x, y, out=z)
+
+def copysign(x, y, z):
+    """z = |x| with the sign of y"""
+    np.copysign(x, y, out=z)
+
+def fmod(x, y, z):
+    """z = x - y trunc(x / y), which has the sign of x."""
+    np.fmod(x, y, out=z)
 
 def floor_divide(x, y, z):
     """z = floor(x / y)"""
@@ -120,6 +142,107 @@ def sqrt(x, y):
     """y = x^(1/2)"""
     np.sqrt(x, out=y)
 
+def rsqrt(x, y):
+    """y = x^(-1/2)"""
+    np.divide(1, np.sqrt(x), out=y)
+
+def exp2(x, y):
+    """y = 2^x"""
+    np.exp2(x, out=y)
+
+def log2(x, y):
+    """y = ln x / ln 2"""
+    np.log2(x, out=y)
+
+def log10(x, y):
+    """y = ln x / ln 10"""
+    np.log10(x, out=y)
+
+def tan(x, y):
+    """y = sin x / cos x"""
+    np.tan(x, out=y)
+
+def asin(x, y):
+    """y = the angle whose sine is x, in [-pi/2, pi/2]"""
+    np.arcsin(x, out=y)
+
+def acos(x, y):
+    """y = the angle whose cosine is x, in [0, pi]"""
+    np.arccos(x, out=y)
+
+def atan(x, y):
+    """y = the angle whose tangent is x, in [-pi/2, pi/2]"""
+    np.arctan(x, out=y)
+
+def sinh(x, y):
+    """y = (e^x - e^-x) / 2"""
+    np.sinh(x, out=y)
+
+def cosh(x, y):
+    """y = (e^x + e^-x) / 2"""
+    np.cosh(x, out=y)
+
+def asinh(x, y):
+    """y = ln(x + sqrt(x^2 + 1))"""
+    np.arcsinh(x, out=y)
+
+def acosh(x, y):
+    """y = ln(x + sqrt(x^2 - 1))"""
+    np.arccosh(x, out=y)
+
+def atanh(x, y):
+    """y = ln((1 + x) / (1 - x)) / 2"""
+    np.arctanh(x, out=y)
+
+def erfc(x, y):
+    """y = 1 - erf(x), also where that cancels"""
+    y[...] = _erfc(x)
+
+def floor(x, y):
+    """y = the largest whole number <= x"""
+    np.floor(x, out=y)
+
+def ceil(x, y):
+    """y = the smallest whole number >= x"""
+    np.ceil(x, out=y)
+
+def trunc(x, y):
+    """y = x without its fraction"""
+    np.trunc(x, out=y)
+
+def round(x, y):
+    """y = the whole number nearest to x, at a half the even one"""
+    np.rint(x, out=y)
+
+def lgamma(x, y):
+    """y = ln |gamma(x)|; infinite at 0, -1, -2, ..."""
+    y[...] = _lgamma(x)
+
+_BERNOULLI = (1/6, -1/30, 1/42, -1/30, 5/66, -691/2730, 7/6, -3617/510)                 # B_2, B_4, ..., B_16
+
+def polygamma(x, y, n):
+    """y = the n-th derivative of psi = gamma' / gamma, by Euler and Maclaurin's series, which is good for x > 12.
+
+    psi(x) = psi(x + 1) - 1/x leads there from smaller x; for n < 2 and x < 0 psi(x) = psi(1 - x) - pi / tan(pi x) does.
+    """
+    n, x = int(n), np.asarray(x, np.float64)
+    mirrored, sign = (x < 0) & (n < 2), (-1.0) ** (n + 1)
+    t = np.where(mirrored, 1 - x, np.where(x > -10000, x, np.nan))
+    total = np.zeros_like(t)
+    while np.any(low := t <= 12):
+        total = np.where(low, total + sign * math.factorial(n) / t ** (n + 1), total)
+        t = np.where(low, t + 1, t)
+    series = np.log(t) - 0.5 / t if n == 0 else sign * math.factorial(n - 1) * (t**-n + n / (2 * t ** (n + 1)))
+    for k, b in enumerate(_BERNOULLI, 1):
+        series = series + sign * b * math.factorial(2 * k + n - 1) / math.factorial(2 * k) / t ** (2 * k + n)
+    value, angle = series + total, np.pi * (x - np.rint(x))
+    if n == 0:
+        value = np.where(mirrored, value - np.pi / np.tan(angle), value)
+        value = np.where((x <= 0) & (angle == 0), np.where(x == 0, -np.copysign(np.inf, x), np.nan), value)
+    elif n == 1:
+        value = np.where(mirrored, np.square(np.pi / np.sin(angle)) - value, value)
+    y[...] = value
+
 def clamp(x, y, low, high):
     """y = min(max(x, low), high); NaN stays."""
     np.maximum(x, low, out=y)
@@ -169,6 +292,14 @@ def bitnot(x, y):
     """y = not x, bit by bit."""
     np.invert(x, out=y)
 
+def bitleft(x, y, z):
+    """z = x 2^y"""
+    np.left_shift(x, y, out=z)
+
+def bitright(x, y, z):
+    """z = floor(x / 2^y)"""
+    np.right_shift(x, y, out=z)
+
 
 # Reductions over the middle axis. Sums of floats are accumulated in float64 and rounded once.
 
@@ -215,6 +346,63 @@ def argmin(x, y):
     np.argmin(x, axis=1, out=y)
 
 
+def prod(x, y):
+    """y_ab = prod_n x_anb"""
+    y[...] = np.prod(x, axis=1, dtype=np.float64 if y.dtype.kind == "f" else y.dtype)
+
+def mode(x, y):
+    """y_ab = the last n of the most frequent of x_anb, of several the smallest."""
+    for a, b in np.ndindex(y.shape):
+        values, counts = np.unique(x[a, :, b], return_counts=True)
+        y[a, b] = np.flatnonzero(x[a, :, b] == values[np.argmax(counts)])[-1]
+
+
+# Along the middle axis, each from those before it
+
+
+def cumsum(x, y):
+    """y_n = x_0 + ... + x_n"""
+    y[...] = np.cumsum(x, axis=1, dtype=y.dtype)
+
+def cumprod(x, y):
+    """y_n = x_0 ... x_n"""
+    y[...] = np.cumprod(x, axis=1, dtype=y.dtype)
+
+def logcumsumexp(x, y):
+    """y_n = ln(e^x_0 + ... + e^x_n)"""
+    y[...] = np.logaddexp.accumulate(x, axis=1)
+
+def recurrence(x, r, y):
+    """y_n = x_n + r_n y_n-1, with y_-1 = 0"""
+    for n in range(x.shape[1]):
+        y[:, n] = x[:, n] + r[:, n] * y[:, n - 1] if n else x[:, n]
+
+def _last_extreme(x, accumulated, y):
+    """The last n so far where x is what has been accumulated; from a NaN on, that of the last NaN."""
+    n = np.arange(x.shape[1]).reshape(1, -1, 1)
+    y[...] = np.maximum.accumulate(np.where((x == accumulated) | (x != x), n, 0), axis=1)
+
+def cummax(x, y):
+    """y_n = the last n' <= n with the largest x; a NaN is larger than any number."""
+    _last_extreme(x, np.maximum.accumulate(x, axis=1), y)
+
+def cummin(x, y):
+    """y_n = the last n' <= n with the smallest x; a NaN is smaller than any number."""
+    _last_extreme(x, np.minimum.accumulate(x, axis=1), y)
+
+def argsort(x, y, descending):
+    """x at y ascends, or descends, with equals in their order; a NaN is larger than any number."""
+    if descending:
+        y[...] = x.shape[1] - 1 - np.argsort(x[:, ::-1], axis=1, kind="stable")[:, ::-1]
+    else:
+        y[...] = np.argsort(x, axis=1, kind="stable")
+
+def searchsorted(table, x, y, right):
+    """y_mk = how many of the ascending table_mn are below x_mk; right: or equal to it."""
+    for row, value, place in zip(table, x, y):
+        place[...] = np.searchsorted(row, value, side="right" if right else "left")
+
+
 # Rows by number
 
 
@@ -233,6 +421,11 @@ def scatter_add(table, index, x):
 def gather(x, index, y):
     """y_acb = x_anb at n = index_acb"""
     y[...] = np.take_along_axis(x, index, axis=1)
+
+def gather_put(x, index, y):
+    """x_anb = y_acb at n = index_acb, for c in order: the last one stays."""
+    a, _, b = np.ogrid[tuple(slice(extent) for extent in index.shape)]
+    x[a, index, b] = y
 
 def gather_add(x, index, y):
     """x_anb += y_acb at n = index_acb, in order."""

@@ -12,7 +12,7 @@ import numpy as np
 from .. import random
 from ..kernels import DtypeError, ShapeError
 from ..ops import OPS, Op, broadcast_shape, promote_types
-from ..tensor import Tensor, apply, as_tensor, matmul, wrap
+from ..tensor import Tensor, apply, as_tensor, matmul, wrap, zeros
 
 _INT64 = np.dtype(np.int64)
 REDUCTIONS = ("none", "mean", "sum")
@@ -129,6 +129,19 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     if approximate not in ("none", "tanh"):
         raise ValueError(f"gelu takes approximate='none' or 'tanh', got {approximate!r}")
     return input._op("gelu" if approximate == "none" else "gelu_tanh")
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """1 at each class number of a new last axis, else 0. num_classes = -1: one more than the largest number."""
+    if tensor.dtype != _INT64:
+        raise DtypeError(f"one_hot takes int64 class numbers, not {tensor.dtype}")
+    if num_classes == -1:
+        if not tensor.numel():
+            raise ValueError("one_hot of no numbers takes num_classes")
+        num_classes = int(tensor.max().item()) + 1
+    if num_classes < 1:
+        raise ValueError(f"one_hot takes a positive num_classes, got {num_classes}")
+    return zeros(*tensor.shape, num_classes, dtype=_INT64).scatter(-1, tensor.unsqueeze(-1), 1)
 
 
 # Losses
