@@ -60,7 +60,8 @@ def test_stored_values_are_torchs(torch):
     live = json.loads(json.dumps(peers.defaults(torch)))
     assert live | GOLDEN["defaults"] == live
     for name in live.keys() - GOLDEN["defaults"].keys():
-        parameters_agree(name, live[name])
+        if live[name] is not None:                             # else torch's signature is hidden from Python
+            parameters_agree(name, live[name])
 
 
 # --------------------------------------------------------------------------------------------------- names and defaults
