@@ -104,7 +104,7 @@ cdef class Program:
     cdef int arguments           # so many of the roots
     cdef bint writes_argument
 
-    def __cinit__(self, Native backend, list calls, list places, int roots, size_t arena_bytes, int arguments):
+    def __init__(self, Native backend not None, list calls not None, list places not None, int roots, size_t arena_bytes, int arguments):
         cdef int64_t count = len(calls), i, patch_count = 0
         cdef size_t size = 0, call_size = 0
         cdef pn_call *c
