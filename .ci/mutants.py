@@ -67,7 +67,7 @@ MUTANTS = [
            "-2 * vsign(x)", "2 * vsign(x)",
            "tests/test_backends.py -k 'test_kernel and softsign_curve'", always=False),
     Mutant("a loss without its 1/2", "csrc/losses.def",
-           "vset((T)0.5) * (x - t) * (x - t)", "(x - t) * (x - t)",
+           "vset((T)0.5) * (x - t) * (x - t), a", "(x - t) * (x - t), a",
            "tests/test_backends.py -k 'test_kernel and huber'", always=False),
 
     # Vectors and loops
@@ -112,7 +112,7 @@ MUTANTS = [
 
     # Optimizers and random numbers
     Mutant("beta2 in beta1's place", "csrc/kernels/optim.c",
-           "const T beta1 = (T)hyper[1], rest1", "const T beta1 = (T)hyper[2], rest1",
+           "const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]);   ", "const T beta1 = (T)hyper[2], rest1 = (T)(1 - hyper[1]);   ",
            "tests/test_backends.py -k 'test_kernel and adam'"),
     Mutant("Nesterov without its momentum", "csrc/kernels/optim.c",
            "if (nesterov) d += mu * velocity;", "if (nesterov) d += velocity;",
@@ -165,7 +165,7 @@ MUTANTS = [
            "init.kaiming_uniform_(self.weight, a=math.sqrt(5))", "init.kaiming_uniform_(self.weight, a=math.sqrt(2))",
            "tests/test_torch.py -k linear_starts"),
     Mutant("betas swapped", "pyneuro/optim/optimizers.py",
-           '[name == "beta2"]', '[name == "beta1"]',
+           '"beta2": ("betas", 1)', '"beta2": ("betas", 0)',
            "tests/test_torch.py -k test_optimizer"),
 ]
 

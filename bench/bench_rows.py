@@ -11,8 +11,14 @@ def able(row):
     return [OURS, DEFINITION, *(peer for peer in installed() if peer in known)]
 
 
-@pytest.mark.parametrize(("row", "name"), [
-    pytest.param(row, name, id=f"{row}-{name}") for row in ROWS if row.gate != "activation" for name in able(row)])
+def pytest_generate_tests(metafunc):
+    """All of them to be timed; to see that they run, those that take no time."""
+    timed = not metafunc.config.getoption("benchmark_disable")
+    metafunc.parametrize(("row", "name"), [
+        pytest.param(row, name, id=f"{row}-{name}")
+        for row in ROWS if row.gate != "activation" and (row.quick or timed) for name in able(row)])
+
+
 def test_row(row, name, measure):
     found, left_out = contenders(row, [name])
     assert not left_out

@@ -428,7 +428,7 @@ READS = {
     "str": lambda t: str(t),
     "format": lambda t: f"{t.sum()}",
     "tolist": lambda t: t.tolist(),
-    "memoryview": lambda t: memoryview(t),
+    **({"memoryview": lambda t: memoryview(t)} if pn.kernels.has_native else {}),
     "bytes": lambda t: bytes(t),
     "dlpack": lambda t: np.from_dlpack(t),
     "integer tensor as an index": lambda t: t[t.argmax()],
