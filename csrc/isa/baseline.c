@@ -1,4 +1,4 @@
-/* cflags: */
+/* cflags: -O2 */
 #define PN_ISA baseline
 #define PN_WIDTH 16
 #define PN_RANK 0
