@@ -86,7 +86,7 @@ INLINE void tile_terms(int rows, int vecs, int64_t k, const T **third, int64_t a
             }
         }
 #pragma GCC unroll 5
-        for (int i = 0; i < rows && ap == 1; i += 3) third[i / 3] += TILE_STEP;
+        for (int i = 0; i < rows; i += 3) third[i / 3] += ap == 1 ? TILE_STEP : 0;
     }
 }
 
