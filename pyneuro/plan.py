@@ -727,7 +727,7 @@ class Compiled:
         """Call it once for each of rows, in C, in place of argument `moving`: its results, each stacked along a new axis.
 
         rows: [calls, ...]. None, and nothing is done, where this function has no plan for that. Raises what the function
-        raises; after that, and after Ctrl-C, a whole number of calls has been made.
+        raises; after that, and on a native backend after Ctrl-C, a whole number of calls has been made.
         """
         if not ENABLED or len(rows) == 0:
             return None

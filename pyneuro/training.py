@@ -19,7 +19,7 @@ import numpy as np
 from . import metrics as known_metrics
 from . import ops
 from .autograd import no_grad
-from .kernels import DtypeError, ShapeError
+from .kernels import DtypeError, Native, ShapeError, current_backend
 from .nn import Module
 from .nn.utils import clip_grad_norm_
 from .optim import Optimizer
@@ -379,9 +379,10 @@ def _training_step(model: Module, criterion: Callable, optimizer: Optimizer, cli
 
 def _replayable(step: Step, X: _Table, y: _Table, w: _Table | None, with_outputs: bool, steps: int,
                 loss: Any) -> Compiled | None:
-    """The step as a compiled function of row numbers, which takes the rows itself; None if that does not repay."""
+    """The step as a compiled function of row numbers, which takes the rows itself; None if that does not repay: calls that
+    Python replays one by one are no quicker, and Ctrl-C may come between two of them."""
     tables = [t for t in (X, y, w) if t is not None]
-    if steps < WORTH_A_PLAN or any(t.table is None for t in tables):
+    if steps < WORTH_A_PLAN or not isinstance(current_backend(), Native) or any(t.table is None for t in tables):
         return None
 
     def by_number(index: Tensor) -> Any:
