@@ -21,6 +21,7 @@ import numpy as np
 from . import graph
 from .graph import is_grad_enabled
 from .kernels import (
+    Looks,
     Native,
     Program,
     Reference,
@@ -36,7 +37,7 @@ from .kernels import (
 )
 from .nn.module import Module
 from .passes import PASSES, Call, Span, root_of, shortened, start_of
-from .replay import MISSING, PLAIN, Entry, Lease, Output, Replay, quick, span, stand
+from .replay import MISSING, PLAIN, Entry, Items, Lease, Output, Replay, span, look_at
 from .surroundings import Surroundings, assigned
 from .tensor import Tensor, as_tensor, get_default_dtype, wrap
 
@@ -195,28 +196,31 @@ class _Step:
     def __init__(self, optimizer: Any, group: dict, cohort: Any, active: list) -> None:
         self.optimizer, self.group, self.cohort, self.active = optimizer, group, cohort, active
         self.kernel = optimizer.kernel(group)
-        self.lists = [(optimizer.param_groups, len(optimizer.param_groups)), (group["params"], len(group["params"]))]
+        self.lists = optimizer.param_groups, group["params"]
         self.state, self.size = optimizer.state, cohort.size
+        self.lengths = tuple(map(len, self.lists))
         self.versions = [(p.storage, p.storage.version) for p in active]
-        self.mark()
+        self.recorded = Looks(self.looks(), MISSING)
 
-    def mark(self) -> None:
-        """Remember what stands where, so that a look tells that nothing has changed."""
-        self.marks = quick([
+    def looks(self) -> list:
+        """Where to look, to see that nothing has changed."""
+        entries = [
             *[Entry(self.group, k, v, "") for k, v in self.group.items()],
             *[Entry(vars(self.optimizer), k, getattr(self.optimizer, k), "") for k in ("param_groups", "state")],
             *[Entry(vars(self.cohort), k, getattr(self.cohort, k), "") for k in ("size", "given")],
-        ])
+        ]
+        return look_at(entries) + [("length", found) for found in self.lists]
 
     def changed_meanwhile(self) -> bool:
-        return not stand(self.marks)
+        return self.recorded.changed(0) >= 0
 
     def holds(self) -> bool:
         """Whether the plan is right for what now stands there; the kernel's numbers are what the group says."""
         optimizer, group, cohort = self.optimizer, self.group, self.cohort
         if (
-            optimizer.param_groups is not self.lists[0][0]
-            or group["params"] is not self.lists[1][0]
+            optimizer.param_groups is not self.lists[0]
+            or group["params"] is not self.lists[1]
+            or tuple(map(len, self.lists)) != self.lengths
             or optimizer.state is not self.state
             or cohort.size != self.size
             or optimizer.kernel(group) != self.kernel
@@ -225,7 +229,6 @@ class _Step:
         numbers = optimizer.numbers(group)
         if numbers != cohort.given:
             cohort.hyper[: len(numbers)] = cohort.given = numbers
-        self.mark()
         return True
 
 
@@ -259,6 +262,11 @@ class Interpreted:
     def bind(self, root: int, array: np.ndarray) -> None:
         self.bound[root] = array
         np.copyto(self.own[root], array)
+
+    def call(self, arrays: list[np.ndarray], last: int) -> None:
+        for root, array in enumerate(arrays):
+            self.bind(root, array)
+        self.run(0, last)
 
     def run(self, first: int, last: int) -> None:
         for kernel, bufs, attrs in self.calls[first:last]:
@@ -382,9 +390,9 @@ class Plan:
             backend=self.backend,
             arguments=[(a.array, bool(t.needs_grad), _first(args, t)) for t, a in zip(args, aliases)],
             entries=entries + [e for s in modules for e in s.entries],
-            tensors=[(t, t.array, bool(t.needs_grad), t._hooks) for t in tensors.values()],
+            tensors=list(tensors.values()),
             before=[(leaf, None if grad is None else grad.array) for leaf, grad, used in recorder.grads.values() if used],
-            hooks=[pair for s in modules for pair in s.hooks] + [(t._hooks, tuple(t._hooks)) for t in tensors.values() if t._hooks],
+            tables=[table for s in modules for table, _ in s.hooks] + [t._hooks for t in tensors.values() if t._hooks],
             steps=steps,
             outputs=outputs,
             results=results,

@@ -1,10 +1,7 @@
 # Types for the hot path of replay.py, which is the code, and runs without this as well.
 cimport cython
 from pyneuro.graph cimport is_grad_enabled
-from pyneuro.kernels._native cimport Storage as SharedFields, TensorBase as Fields, fresh, same_layout
-
-@cython.locals(entry=tuple, where=dict)
-cpdef bint stand(list entries)
+from pyneuro.kernels._native cimport Looks as Seen, Storage as SharedFields, TensorBase as Fields, alike, fresh, same_layout
 
 cdef class Lease:
     cdef list free
@@ -12,20 +9,21 @@ cdef class Lease:
 
 cdef class Replay:
     cdef public object backend, gradients, make, dtype
-    cdef public list arguments, entries, cells, others, tensors, before, hooks, steps, optimizers, outputs, results, after, packs, versions
+    cdef public Seen looks
+    cdef public list arguments, entries, slow, others, tensors, before, tables, steps, optimizers, outputs, results, after, packs, versions
     cdef public list argument_versions, free
     cdef public Py_ssize_t count, stop
-    cdef public bint grad_mode, busy
+    cdef public bint grad_mode, busy, plain
 
     @cython.locals(t=Fields, needs=cython.bint, first=Py_ssize_t, i=Py_ssize_t, j=Py_ssize_t)
     cpdef bint suits(self, args)
 
-    @cython.locals(t=Fields, g=Fields, needs=cython.bint, entry=tuple, where=dict, marks=list, lists=list, found=list, count=Py_ssize_t, storage=SharedFields, version=Py_ssize_t, pack=list)
+    @cython.locals(i=Py_ssize_t, looks=Seen, storage=SharedFields, version=Py_ssize_t, pack=list)
     cpdef bint fits(self)
 
     cpdef attempt(self, args)
 
-    @cython.locals(t=Fields, g=object, storage=SharedFields, i=Py_ssize_t, made=list, out=list)
+    @cython.locals(t=Fields, g=object, storage=SharedFields, i=Py_ssize_t, arrays=list, made=list, out=list)
     cpdef list run(self, args)
 
     cpdef bint clashes(self, args)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .graph import is_grad_enabled
-from .kernels import Native, Reference, TensorBase, alias_at, current_backend, empty, fresh, same_layout
+from .kernels import Looks, Native, Reference, TensorBase, alias_at, alike, current_backend, empty, fresh, same_layout
 from .tensor import _Defaults
 
 PLAIN = (type(None), bool, int, float, str, bytes)
@@ -67,18 +67,10 @@ class Items(NamedTuple):
         return len(now) == len(self.value) and all(map(same, now, self.value))
 
 
-def quick(entries: list) -> list:
-    """Entries of dicts as tuples (dict, name, value, entry), which are quick to look through."""
-    return [(e.where, e.name, e.value, e) for e in entries if type(e) is Entry and type(e.where) is dict]
-
-
-def stand(entries: list) -> bool:
-    """Whether the very same objects are there."""
-    for entry in entries:
-        where = entry[0]
-        if where.get(entry[1], MISSING) is not entry[2]:
-            return False
-    return True
+def look_at(entries: list) -> list:
+    """The entries of dicts and cells as what Looks takes; others are no quick look."""
+    return [("cell", e.where, e.value) if type(e.where) is CellType else ("item", e.where, e.name, e.value)
+            for e in entries if type(e) is Entry and type(e.where) in (dict, CellType)]
 
 
 class Output(NamedTuple):
@@ -106,33 +98,39 @@ class Lease:
 class Replay:
     """Of a plan, what its calls need; made by plan.py, which says what the fields are."""
 
-    def __init__(self, backend: Any, arguments: list, entries: list, tensors: list, before: list, hooks: list, steps: list,
+    def __init__(self, backend: Any, arguments: list, entries: list, tensors: list, before: list, tables: list, steps: list,
                  outputs: list, results: list, after: list, packs: list, versions: list, argument_versions: list, stop: int,
                  gradients: Any, make: Any) -> None:
         self.backend, self.grad_mode, self.dtype = backend, is_grad_enabled(), _Defaults.dtype
         self.arguments = arguments       # (an array of its layout, requires_grad, the first that was the same tensor) of each
         self.count = len(arguments)
-        self.entries = quick(entries)
-        self.cells = [(e.where, e.value, e) for e in entries if type(e.where) is CellType]
-        self.others = [e for e in entries if type(e) is Items or type(e.where) not in (dict, CellType)]
-        self.tensors, self.before, self.hooks, self.optimizers = tensors, before, hooks, steps
+        self.entries, self.tensors, self.before, self.tables, self.optimizers = entries, tensors, before, tables, steps
         self.outputs, self.results, self.after, self.packs = outputs, results, after, packs
         self.versions, self.argument_versions = versions, argument_versions
         self.stop, self.gradients, self.make = stop, gradients, make
+        # Whether results can be handed out as they are: each a tensor of its own, without gradients.
+        numbers = [o.number for o in outputs if o.kind == "made" and o.array is None]
+        self.plain = gradients is None and numbers == list(range(self.count, self.count + len(outputs)))
         self.free = [make()]
         self.busy = False
+        quick = [e for e in entries if look_at([e])]
+        self.others = [e for e in entries if not look_at([e])]
+        looks = [*(("tensor", t) for t in tensors), *(("grad", t, array) for t, array in before), *(("keys", t) for t in tables)]
+        self.looks = Looks(looks + look_at(quick), MISSING)
+        self.slow = [None] * len(looks) + quick               # what decides where a look finds something else
         self._look_at_steps()
 
     def clone(self, make: Any) -> "Replay":
         """The same with memory of its own, by way of `make`."""
-        entries = [e for *_, e in (*self.entries, *self.cells)] + self.others
-        other = Replay(self.backend, self.arguments, entries, self.tensors, self.before, self.hooks, self.optimizers, self.outputs,
-                       self.results, self.after, self.packs, self.versions, self.argument_versions, self.stop, self.gradients, make)
+        other = Replay(self.backend, self.arguments, self.entries, self.tensors, self.before, self.tables, self.optimizers,
+                       self.outputs, self.results, self.after, self.packs, self.versions, self.argument_versions, self.stop,
+                       self.gradients, make)
         other.grad_mode, other.dtype = self.grad_mode, self.dtype
+        other.looks, other.steps = self.looks, list(self.steps)          # what stood there when it was recorded
         return other
 
     def _look_at_steps(self) -> None:
-        self.steps = [(step.marks, step.lists, step) for step in self.optimizers]
+        self.steps = [(Looks(step.looks(), MISSING), step) for step in self.optimizers]
 
     def suits(self, args: Any) -> bool:
         """Whether these are tensors laid out as the arguments were, in the same mode and on the same backend."""
@@ -157,40 +155,19 @@ class Replay:
 
     def fits(self) -> bool:
         """Whether all that Python read while it was recorded is as it was; optimizers' numbers are brought up to date."""
-        for t, array, needs, hooks in self.tensors:
-            if t.array is not array or t.needs_grad != needs or t._hooks is not hooks:
+        i = self.looks.changed(0)
+        while i >= 0:
+            if self.slow[i] is None or not self.slow[i].holds():
                 return False
-        for t, array in self.before:
-            g = t._grad
-            if g is None:
-                if array is not None:
-                    return False
-            elif g.array is not array:
-                return False
-        for entry in self.entries:
-            where = entry[0]
-            if where.get(entry[1], MISSING) is not entry[2] and not entry[3].holds():
-                return False
-        try:
-            for cell, value, slow in self.cells:
-                if cell.cell_contents is not value and not slow.holds():
-                    return False
-        except ValueError:                                      # one is empty now
-            return False
+            i = self.looks.changed(i + 1)
         for slow in self.others:
             if not slow.holds():
                 return False
-        for where, keys in self.hooks:
-            if len(where) != len(keys) or (keys and tuple(where) != keys):
-                return False
-        for marks, lists, slow in self.steps:
-            if not stand(marks):
-                if not slow.holds():
+        for looks, step in self.steps:
+            if looks.changed(0) >= 0:
+                if not step.holds():
                     return False
                 self._look_at_steps()
-            for found, count in lists:
-                if len(found) != count:
-                    return False
         for pack in self.packs:
             storage, version, weight, copied = pack
             if storage.version != version:
@@ -219,17 +196,15 @@ class Replay:
             program = self.free.pop() if self.free else self.make()
             lease = Lease(self.free, program) if self.gradients is not None else None
             try:
-                i = 0
+                arrays = []
                 for t in args:
-                    program.bind(i, t.array)
-                    i += 1
+                    arrays.append(t.array)
                 made = []                # tensors of whole results; what is returned shares their storage
                 for layout in self.results:
-                    t = fresh(empty(layout.shape, layout.dtype))
-                    program.bind(i, t.array)
+                    t = fresh(alike(layout))
+                    arrays.append(t.array)
                     made.append(t)
-                    i += 1
-                program.run(0, self.stop)
+                program.call(arrays, self.stop)
             finally:
                 if lease is None:
                     self.free.append(program)
@@ -239,6 +214,8 @@ class Replay:
                 storage.version += more
             for i, more in self.argument_versions:
                 args[i].storage.version += more
+            if self.plain:
+                return made
             out: list[Any] = []
             for o in self.outputs:
                 out.append(out[o[1]] if o[0] == "again" else self._output(o, args, made, lease))

@@ -1656,9 +1656,7 @@ def _method(op: Any) -> Callable:
             t = t.to(_Defaults.dtype)
         return apply(op, (t,))
 
-    def with_parameters(self: Any, *args: float, **named: float) -> Any:
-        if self.array.dtype not in _FLOATS:
-            self = self.to(_Defaults.dtype)
+    def checked(args: tuple, named: dict) -> tuple[float, ...]:
         given = defaults | dict(zip(names, args)) | named
         if len(args) > len(names) or len(given) > len(names):
             raise TypeError(f"{op.name} takes {names}, not {args or list(named)}")
@@ -1667,6 +1665,17 @@ def _method(op: Any) -> Callable:
         attrs = tuple([float(given[k]) for k in names])
         if op.requires and not op.requires[1](*attrs):
             raise ValueError(f"{op.name} takes {op.requires[0]}, got {', '.join(f'{k}={given[k]}' for k in names)}")
+        return attrs
+
+    usual = checked((), {}) if None not in defaults.values() else None
+
+    def with_parameters(self: Any, *args: float, **named: float) -> Any:
+        attrs = checked(args, named) if args or named or usual is None else usual
+        y = quick_tensor(op.name, self, None, attrs)
+        if y is not None:
+            return y
+        if self.array.dtype not in _FLOATS:
+            self = self.to(_Defaults.dtype)
         return apply(op, (self,), attrs)
 
     made: Callable = with_parameters if names else method

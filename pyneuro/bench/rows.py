@@ -93,7 +93,8 @@ def activation(name: str, size: int, gradient: bool, **more: Any) -> Row:
     op = OPS[name]
 
     def make() -> dict:
-        (x, *_), _ = op.inputs(_random(name), size)
+        (x, *_), attrs = op.inputs(_random(name), size)
+        needed = {param: value for (param, usual), value in zip(op.params, attrs) if usual is None}
         x, dy = (np.asarray(a, "float32") for a in (x, _random("dy").uniform(0.5, 1.5, size)))
 
         def call(library: Any, f: Callable, grad: Callable) -> Call:
@@ -110,9 +111,10 @@ def activation(name: str, size: int, gradient: bool, **more: Any) -> Row:
         def torch() -> Call:
             t = load("torch")
             f = partial(t.nn.functional.gelu, approximate="tanh") if name == "gelu_tanh" else getattr(t.nn.functional, name)
-            return call(t, f, t.autograd.grad)
+            return call(t, partial(f, **needed) if needed else f, t.autograd.grad)
 
-        return {OURS: lambda: call(pn, getattr(F, name), grad), **({"torch": torch} if name != "identity" else {})}
+        ours = partial(getattr(F, name), **needed) if needed else getattr(F, name)
+        return {OURS: lambda: call(pn, ours, grad), **({"torch": torch} if name != "identity" else {})}
 
     # Forward x and y; then what it saved, one of these, and dy and dx.
     return Row(f"activations, {size:,} elements, {'forward and gradient' if gradient else 'forward'}, float32", name, make,

@@ -20,12 +20,14 @@ from .wrap import Checked, Traced
 
 try:
     from ._native import (
+        Looks,
         Native,
         Program,
         Storage,
         TensorBase,
         alias,
         alias_at,
+        alike,
         broadcast,
         build_info,
         empty,
@@ -46,12 +48,14 @@ try:
     )
 except ModuleNotFoundError:  # built without a C compiler
     from ._fallback import (  # type: ignore[assignment]
+        Looks,
         Native,
         Program,
         Storage,
         TensorBase,
         alias,
         alias_at,
+        alike,
         broadcast,
         build_info,
         empty,
@@ -76,6 +80,7 @@ __all__ = [
     "Checked",
     "DeviceError",
     "DtypeError",
+    "Looks",
     "Native",
     "Program",
     "Reference",
@@ -85,6 +90,7 @@ __all__ = [
     "Traced",
     "alias",
     "alias_at",
+    "alike",
     "build_info",
     "backend",
     "broadcast",

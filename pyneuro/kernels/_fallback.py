@@ -67,9 +67,44 @@ class Program:
         raise RuntimeError("pyneuro's native kernels are not built here")
 
     def bind(self, root: int, array: np.ndarray) -> None: ...
+    def call(self, arrays: list, last: int) -> None: ...
     def run(self, first: int, last: int) -> None: ...
     def loop(self, last: int, times: int, moving: list) -> None: ...
     def clashes(self, arrays: list) -> Any: ...
+
+
+class Looks:
+    """Where to look, and what stood there: see the compiled one."""
+
+    def __init__(self, looks: list, missing: Any) -> None:
+        self.looks, self.missing = looks, missing
+        self.stood = [(look[-1],) if look[0] in ("item", "cell", "grad") else self._now(look) for look in looks]
+
+    def _now(self, look: tuple) -> tuple:
+        kind, where = look[:2]
+        if kind == "item":
+            return (where.get(look[2], self.missing),)
+        if kind == "keys":
+            return tuple(where)
+        if kind == "length":
+            return (len(where),)
+        if kind == "tensor":
+            return where.array, where._hooks, where.needs_grad
+        if kind == "grad":
+            return (None if where._grad is None else where._grad.array,)
+        try:
+            return (where.cell_contents,)
+        except ValueError:                       # empty
+            return (self.missing,)
+
+    def changed(self, start: int) -> int:
+        """The first from `start` on where something else stands now; -1 if there is none."""
+        for i in range(start, len(self.looks)):
+            now, stood = self._now(self.looks[i]), self.stood[i]
+            by_value = self.looks[i][0] == "length"
+            if len(now) != len(stood) or any(a != b if by_value else a is not b for a, b in zip(now, stood)):
+                return i
+        return -1
 
 
 def alias(array: np.ndarray) -> np.ndarray:
@@ -81,6 +116,11 @@ def alias_at(root: np.ndarray, like: np.ndarray, offset: int) -> np.ndarray:
     """The elements of root's memory from `offset` bytes on, laid out as `like`."""
     start, fixed = root.__array_interface__["data"]
     return np.asarray(_Lent(root, {**like.__array_interface__, "data": (start + offset, fixed)}))
+
+
+def alike(array: np.ndarray) -> np.ndarray:
+    """`empty` of an array's shape and type."""
+    return empty(array.shape, array.dtype)
 
 
 def same_layout(array: np.ndarray, like: np.ndarray) -> bool:
@@ -108,7 +148,7 @@ def quick(kernel: str, x: Any, y: Any, attrs: tuple[float, ...]) -> Any:
     return None
 
 
-def quick_tensor(kernel: str, x: Any, y: Any) -> Any:
+def quick_tensor(kernel: str, x: Any, y: Any, attrs: tuple = ()) -> Any:
     return None
 
 

@@ -3,6 +3,7 @@
 # without a compiler.
 
 
+cpdef alike(array)
 cpdef fresh(array)
 cpdef bint same_layout(array, like)
 
@@ -18,3 +19,11 @@ cdef class TensorBase:
     cdef public bint needs_grad
     cdef dict __dict__
     cdef object __weakref__
+
+
+cdef class Looks:
+    cdef list looks
+    cdef void *look
+    cdef Py_ssize_t count
+
+    cpdef Py_ssize_t changed(self, Py_ssize_t start) except -2

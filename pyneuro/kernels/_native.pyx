@@ -764,6 +764,12 @@ def empty(tuple shape, dtype):
     return new_array(axes, extents, num, (<cnp.dtype>dtype).itemsize)
 
 
+cpdef alike(array):
+    """`empty` of an array's shape and type."""
+    cdef cnp.ndarray a = <cnp.ndarray?>array
+    return new_array(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a), cnp.PyArray_ITEMSIZE(a))
+
+
 def broadcast(cnp.ndarray array not None, tuple shape not None):
     """np.broadcast_to, at a tenth of the price."""
     cdef cnp.npy_intp[PN_MAX_RANK] extents
@@ -922,14 +928,14 @@ cdef inline object plain(x):
     return (<TensorBase>x).array
 
 
-cpdef quick_tensor(str kernel, x, y):
+cpdef quick_tensor(str kernel, x, y, tuple attrs=()):
     """The same of tensors, as a tensor; None if one of them needs a gradient, too."""
     x = plain(x)
     if x is not None and isinstance(y, TensorBase):
         y = plain(y)
         if y is None:
             return None
-    array = None if x is None else small(kernel, x, y, ())
+    array = None if x is None else small(kernel, x, y, attrs)
     return None if array is None else fresh(array)
 
 

@@ -1,6 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Part of _native.pyx: calls that were filled in once, to be run again and again.
 
+cdef extern from "Python.h":
+    PyObject *PyDict_GetItemWithError(PyObject *d, PyObject *key) except? NULL
+    Py_ssize_t PyDict_Size(PyObject *d)
+    Py_ssize_t PyList_Size(PyObject *l)
+    bint PyDict_Next(PyObject *d, Py_ssize_t *at, PyObject **key, PyObject **value)
+    PyObject *PyCell_GET(PyObject *cell)
+
 cdef extern from *:
     """
     #include <time.h>
@@ -51,6 +58,97 @@ cpdef bint same_layout(array, like):
     return cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(b) and same_shape(a, b) and \
         cnp.PyArray_ISWRITEABLE(a) == cnp.PyArray_ISWRITEABLE(b) and \
         same(cnp.PyArray_STRIDES(a), cnp.PyArray_STRIDES(b), cnp.PyArray_NDIM(a))
+
+
+cdef enum:
+    ITEM, KEYS, LENGTH, CELL, TENSOR, GRAD
+
+cdef dict LOOKS = {"item": ITEM, "keys": KEYS, "length": LENGTH, "cell": CELL, "tensor": TENSOR, "grad": GRAD}
+
+cdef struct Look:
+    int kind
+    PyObject *where
+    PyObject *name
+    PyObject *value              # NULL: nothing
+    Py_ssize_t count
+
+
+cdef bint same_keys(Look *look):
+    """By identity: other strings that are equal count as others, which costs a slow look."""
+    cdef Py_ssize_t at = 0, n = 0
+    cdef PyObject *key
+    while PyDict_Next(look.where, &at, &key, NULL):
+        if key != PyTuple_GET_ITEM(<object>look.value, n):
+            return False
+        n += 1
+    return True
+
+
+@cython.final
+cdef class Looks:
+    """Where to look, and what stood there; each a tuple that begins with its kind:
+
+    ("item", dict, key, value)  ("keys", dict)  ("length", list)  ("cell", cell, value)  ("tensor", tensor): its array, its
+    hooks, and whether it needs a gradient  ("grad", tensor, array). A value is that very object; `missing` stands for none.
+    """
+    def __init__(self, list looks not None, missing):
+        cdef Look *look
+        cdef TensorBase t
+        self.looks, self.count = [(*given, tuple(given[1])) if given[0] == "keys" else given for given in looks], len(looks)
+        self.look = malloc(max(self.count, 1) * sizeof(Look))
+        if self.look is NULL:
+            raise MemoryError(f"no memory to look at {self.count} things")
+        for i, given in enumerate(self.looks):
+            look = &(<Look *>self.look)[i]
+            look.kind, look.where, look.name, look.value, look.count = LOOKS[given[0]], <PyObject *>given[1], NULL, NULL, 0
+            if look.kind == TENSOR:
+                t = <TensorBase?>given[1]
+                self.looks[i] = given = (*given, t.array, t._hooks)
+                look.value, look.name, look.count = <PyObject *>given[2], <PyObject *>given[3], t.needs_grad
+            elif look.kind == ITEM:
+                look.where, look.name, look.value = <PyObject *><dict?>given[1], <PyObject *>given[2], <PyObject *>given[3]
+            elif look.kind == KEYS:
+                look.where, look.value, look.count = <PyObject *><dict?>given[1], <PyObject *>given[2], len(given[2])
+            elif look.kind == LENGTH:
+                look.count = len(<list?>given[1])
+            else:
+                look.value = <PyObject *>given[2]
+            if look.value == <PyObject *>missing:
+                look.value = NULL
+
+    def __dealloc__(self):
+        free(self.look)
+
+    cpdef Py_ssize_t changed(self, Py_ssize_t start) except -2:
+        """The first from `start` on where something else stands now; -1 if there is none."""
+        cdef Py_ssize_t i
+        cdef Look *look
+        cdef TensorBase t
+        cdef PyObject *g
+        for i in range(start, self.count):
+            look = &(<Look *>self.look)[i]
+            if look.kind == ITEM:
+                if PyDict_GetItemWithError(look.where, look.name) != look.value:
+                    return i
+            elif look.kind == TENSOR:
+                t = <TensorBase>look.where
+                if <PyObject *>t.array != look.value or <PyObject *>t._hooks != look.name or t.needs_grad != look.count:
+                    return i
+            elif look.kind == KEYS:
+                if PyDict_Size(look.where) != look.count or (look.count and not same_keys(look)):
+                    return i
+            elif look.kind == LENGTH:
+                if PyList_Size(look.where) != look.count:
+                    return i
+            elif look.kind == CELL:
+                if PyCell_GET(look.where) != look.value:
+                    return i
+            else:
+                g = <PyObject *>(<TensorBase>look.where)._grad
+                if (<object>g is not None or look.value != <PyObject *>None) and \
+                        (<object>g is None or <PyObject *>(<TensorBase>g).array != look.value):
+                    return i
+        return -1
 
 
 cdef struct Span:
@@ -235,6 +333,13 @@ cdef class Program:
             operands = self.python[i] = self.operands(i)
         self.backend.go(self.calls[i][0], operands, self.calls[i][2])
         return 0
+
+    def call(self, list arrays not None, int64_t last):
+        """Let the first roots be these arrays, and run calls 0 .. last."""
+        cdef int root
+        for root in range(len(arrays)):
+            self.bind(root, arrays[root])
+        self.run(0, last)
 
     cpdef int run(self, int64_t first, int64_t last) except -1:
         """Run calls first .. last."""

@@ -329,10 +329,10 @@ def _function(op: Op) -> Callable:
     def with_parameters(input: Tensor, *args: float, inplace: bool = False, **named: float) -> Tensor:
         if len(args) == len(names) + 1:
             args, inplace = args[:-1], bool(args[-1])
-        if inplace:
-            input._check_writable()
-        y = method(input._before() if inplace else input, *args, **named)
-        return input._overwrite(y) if inplace else y
+        if not inplace:
+            return method(input, *args, **named)
+        input._check_writable()
+        return input._overwrite(method(input._before(), *args, **named))
 
     function: Callable = with_parameters if op.params else plain
 
