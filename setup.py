@@ -24,6 +24,8 @@ from setuptools.errors import CompileError
 
 NATIVE = "pyneuro.kernels._native"
 CSRC = sorted(str(p) for p in Path("csrc").rglob("*") if p.suffix in (".c", ".h", ".def"))
+CORE = [f for f in CSRC if Path(f).parent.name == "core"]                 # compiled once; and none reads the others' headers
+KERNELS = [f for f in CSRC if Path(f).parent.name in ("isa", "kernels")]
 
 DEBUG, WERROR = (os.environ.get(f"PYNEURO_{name}", "0") not in ("", "0") for name in ("DEBUG", "WERROR"))
 SANITIZE = os.environ.get("PYNEURO_SANITIZE", "")
@@ -58,45 +60,57 @@ class BuildExt(build_ext):
         self.cython_c_in_temp = True                          # no generated C among the sources
 
     def build_extensions(self):
-        stamp, now = Path(self.build_temp, "flags"), str((self.compiler.compiler_so, CFLAGS, LDFLAGS))
+        flags = [flag for flag in CFLAGS if flag != "-Werror"]
+        stamp, now = Path(self.build_temp, "flags"), str((self.compiler.compiler_so, flags, LDFLAGS))
         self.force = self.force or not stamp.exists() or stamp.read_text() != now        # other flags than last time
-        super().build_extensions()
+        native = next(ext for ext in self.extensions if ext.name == NATIVE)
+        target, newest = self.target(native), max(os.stat(f).st_mtime for f in native.sources + native.depends)
+        self.jobs = {}
+        with ThreadPoolExecutor(os.cpu_count()) as self.pool:
+            if self.force or not target.exists() or target.stat().st_mtime < newest:
+                target.unlink(missing_ok=True)                # an old one must not stand in if this fails
+                self.jobs = self.start_kernels()
+            super().build_extensions()                        # the extension for the kernels is the last: they take longest
+        if not target.exists():
+            for ext in self.extensions:                       # which need it
+                self.target(ext).unlink(missing_ok=True)
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.write_text(now)
 
+    def target(self, ext):
+        return Path(self.get_ext_fullpath(ext.name))
+
     def build_extension(self, ext):
-        target = Path(self.get_ext_fullpath(ext.name))
         if ext.name == NATIVE:
-            newest = max(os.stat(f).st_mtime for f in ext.sources + ext.depends)
-            if self.force or not target.exists() or target.stat().st_mtime < newest:
-                target.unlink(missing_ok=True)                # an old one must not stand in if this fails
-                self.build_kernels(ext)
-        elif not Path(self.get_ext_fullpath(NATIVE)).exists():
-            raise CompileError(f"it needs {NATIVE}, which was not built")
+            if self.jobs:
+                self.add_kernels(ext)
+        elif any(job.done() and job.exception() for job in self.jobs.get("baseline", ())):
+            raise CompileError(f"it needs {NATIVE}, which cannot be built")
         try:
             super().build_extension(ext)
         except CythonError as error:                          # `optional` does not know this one
             raise CompileError(str(error)) from error
 
-    def build_kernels(self, ext):
-        """Compile csrc; its objects, and what only the compiler's answers tell, go into the extension."""
+    def start_kernels(self):
+        """Compile csrc meanwhile: for each ISA, what will be the objects for float and for double."""
+        return {isa: [self.pool.submit(self.compile, f"{isa}{bits}", [f"csrc/isa/{isa}.c"], CORE, flags, [("PN_TYPE", str(bits))])
+                      for bits in (32, 64)] for isa, flags in isas().items()}
+
+    def compile(self, folder, sources, unread, flags, macros):
+        """Objects of sources, which include none of the files in `unread`."""
+        made = self.compiler.object_filenames(sources, output_dir=os.path.join(self.build_temp, folder))
+        newest = max(os.stat(f).st_mtime for f in {*CSRC, __file__} - set(unread))
+        if not self.force and all(os.path.exists(f) and os.stat(f).st_mtime > newest for f in made):
+            return made                                       # something else has changed
+        return self.compiler.compile(sources, output_dir=os.path.join(self.build_temp, folder), macros=macros,
+                                     extra_postargs=CFLAGS + flags)
+
+    def add_kernels(self, ext):
+        """The objects, and what only the compiler's answers tell, go into the extension."""
         import numpy
         ext.include_dirs.append(numpy.get_include())
-
-        newest = max(os.stat(f).st_mtime for f in [*CSRC, __file__])
-
-        def compile(folder, sources, flags, macros=()):
-            made = self.compiler.object_filenames(sources, output_dir=os.path.join(self.build_temp, folder))
-            if not self.force and all(os.path.exists(f) and os.stat(f).st_mtime > newest for f in made):
-                return made                                   # only the binding has changed
-            return self.compiler.compile(sources, output_dir=os.path.join(self.build_temp, folder), macros=list(macros),
-                                         extra_postargs=CFLAGS + flags)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            jobs = {isa: [pool.submit(compile, f"{isa}{bits}", [f"csrc/isa/{isa}.c"], flags, [("PN_TYPE", str(bits))])
-                          for bits in (32, 64)] for isa, flags in isas().items()}
         done = {}
-        for isa, pair in jobs.items():
+        for isa, pair in self.jobs.items():
             try:
                 done[isa] = [obj for job in pair for obj in job.result()]
             except (CompileError, OSError) as error:
@@ -107,7 +121,7 @@ class BuildExt(build_ext):
                                        "pyneuro will run on NumPy alone, which is slower") from error
                 self.warn(f"the compiler does not take csrc/isa/{isa}.c; pyneuro will do without {isa}")
         macros = [("PN_ISAS", " ".join(f"X({isa})" for isa in done))]
-        core = compile("core", [f for f in CSRC if f.startswith(os.path.join("csrc", "core"))], [], macros)
+        core = self.compile("core", [f for f in CORE if f.endswith(".c")], KERNELS, [], macros)
         ext.extra_objects = [*core, *(obj for pair in done.values() for obj in pair)]
         ext.define_macros += [("PN_FLAGS", f'"{" ".join(CFLAGS)}"'), ("PN_SANITIZE", f'"{SANITIZE}"'),
                               ("PN_NUMPY", f'"{numpy.__version__}"')]
@@ -137,11 +151,11 @@ def extension(name: str, source: str, depends: list[str], mode: list[str] = MODE
 
 setup(
     ext_modules=[
+        *(extension(f"pyneuro.{name}", f"pyneuro/{name}.py", [str(p) for p in Path("pyneuro").rglob("*.pxd")],
+                    mode=HOT_MODE) for name in HOT),
         extension(NATIVE, "pyneuro/kernels/_native.pyx",
                   [*map(str, Path("pyneuro/kernels").glob("_*.px[di]")), *CSRC], include_dirs=["csrc"],
                   define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")], libraries=["m"]),
-        *(extension(f"pyneuro.{name}", f"pyneuro/{name}.py", [str(p) for p in Path("pyneuro").rglob("*.pxd")],
-                    mode=HOT_MODE) for name in HOT),
     ],
     cmdclass={"build_ext": BuildExt, "build_py": BuildPy, "sdist": SDist},
 )

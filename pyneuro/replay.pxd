@@ -1,7 +1,7 @@
 # Types for the hot path of replay.py, which is the code, and runs without this as well.
 cimport cython
 from pyneuro.graph cimport is_grad_enabled
-from pyneuro.kernels._native cimport Looks as Seen, Storage as SharedFields, TensorBase as Fields, alike, fresh, same_layout
+from pyneuro.kernels._native cimport Looks as Seen, Storage as SharedFields, TensorBase as Fields, alike, current_backend, fresh, same_layout
 
 cdef class Lease:
     cdef list free

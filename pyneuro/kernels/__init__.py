@@ -30,6 +30,7 @@ try:
         alike,
         broadcast,
         build_info,
+        current_backend,
         empty,
         follow,
         fresh,
@@ -58,6 +59,7 @@ except ModuleNotFoundError:  # built without a C compiler
         alike,
         broadcast,
         build_info,
+        current_backend,
         empty,
         follow,
         fresh,
@@ -166,11 +168,6 @@ _process: Backend = _default()
 _chosen: ContextVar["Backend | None"] = ContextVar("pyneuro.backend", default=None)       # by `with backend(...)`
 _chosen.set(None)                      # to look up a variable without a value takes three times longer
 follow(_chosen, _process)
-
-
-def current_backend() -> Backend:
-    """The backend of this thread: the innermost `with backend(...)`, else the process's."""
-    return _chosen.get() or _process
 
 
 def set_backend(choice: str | Backend) -> None:

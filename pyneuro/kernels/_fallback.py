@@ -23,6 +23,7 @@ class _Lent:
 
 _recorders = 0
 _chosen: Any = None
+_process: Any = None
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -139,8 +140,13 @@ def recorder_of(array: np.ndarray) -> Any:
 
 
 def follow(variable: Any, backend: Any) -> None:
-    global _chosen
-    _chosen = variable
+    global _chosen, _process
+    _chosen, _process = variable, backend
+
+
+def current_backend() -> Any:
+    """The backend of this thread: the innermost `with backend(...)`, else the process's."""
+    return _chosen.get() or _process
 
 
 def quick(kernel: str, x: Any, y: Any, attrs: tuple[float, ...]) -> Any:

@@ -4,6 +4,7 @@
 
 
 cpdef alike(array)
+cpdef current_backend()
 cpdef fresh(array)
 cpdef bint same_layout(array, like)
 

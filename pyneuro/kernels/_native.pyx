@@ -821,11 +821,15 @@ cdef int number(object value, double *to) except -1:
     return 0
 
 
+cpdef current_backend():
+    """The backend of this thread: the innermost `with backend(...)`, else the process's."""
+    backend = current()
+    return process if backend is None else backend
+
+
 cdef Native current_native():
     """The current backend, or None if it is another kind."""
-    backend = current()
-    if backend is None:
-        backend = process
+    backend = current_backend()
     return <Native>backend if type(backend) is Native else None
 
 
