@@ -41,9 +41,12 @@ typedef struct {
                           an operand without "..." has stride 0 throughout. The kernel itself only ever sees
                           rank 1, and of every "..." operand stride 1 or (read only) 0: core/run.c sees to that.
                           A written operand has stride 0 only along an axis of extent 1.
+   then: a call of "..." that is to be run on every part of what this one writes as soon as that is complete, or NULL; it
+   is the next call. Its operands are contiguous, as many elements as are written, or one; then_slot holds what is written,
+   and what it writes itself is nothing that this call reads. It takes no scratch. Only matmul looks at it.
    Both: where parts > 1, the call may be cut along dim[cut] into so many parts, each worth a thread's while; a part of
                           that axis gives the bits of the whole. along[slot] is the slot's axis that is cut, or -1. */
-typedef struct {
+typedef struct pn_call {
     int32_t kernel;
     uint8_t type;        /* element type of the call */
     uint8_t type2;       /* element type of the slots marked /t */
@@ -53,7 +56,10 @@ typedef struct {
     uint8_t attrs;
     uint8_t cut;
     uint16_t parts;      /* 1: not to be cut */
+    uint8_t then_slot;
     int8_t  along[PN_MAX_BUF];
+    const struct pn_call *then;
+    int   (*then_kernel)(const struct pn_call *);
     int64_t dim[PN_MAX_RANK];
     double  attr[PN_MAX_ATTR];
     uint8_t size[PN_MAX_BUF];        /* bytes of one element of each slot */

@@ -14,6 +14,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from timeit import timeit
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ from .kernels import (
 )
 from .nn.module import Module
 from .passes import PASSES, Call, Span, root_of, shortened, start_of
-from .replay import MISSING, PLAIN, Entry, Items, Lease, Output, Replay, span, look_at
+from .replay import MISSING, PLAIN, Entry, Lease, Output, Replay, look_at, span
 from .surroundings import Surroundings, assigned
 from .tensor import Tensor, as_tensor, get_default_dtype, wrap
 
@@ -269,7 +270,7 @@ class Interpreted:
         self.run(0, last)
 
     def run(self, first: int, last: int) -> None:
-        for kernel, bufs, attrs in self.calls[first:last]:
+        for kernel, bufs, attrs, _ in self.calls[first:last]:
             self.inner.run(kernel, bufs, attrs)
         for root in self.written:
             if self.bound[root] is not None:
@@ -282,6 +283,10 @@ class Interpreted:
             for root, step in moving:
                 self.bind(root, alias_at(first[root], first[root], k * step))
             self.run(0, last)
+
+    def seconds(self, i: int, repeats: int) -> float:
+        """Time of call i, run on its own."""
+        return timeit(lambda: self.run(i, i + 1), number=repeats) / repeats
 
     def clashes(self, arrays: list[np.ndarray]) -> bool:
         """Whether an argument lies in other memory that the calls write, or is written and lies in what they read."""
@@ -303,7 +308,7 @@ def _arena(calls: list[Call], temporary: dict[int, np.ndarray], split: int) -> t
         for b in call.bufs:
             key = id(root_of(b))
             if key in temporary:
-                life.setdefault(key, [at, at])[1] = at
+                life.setdefault(key, [at - (call.follows >= 0), at])[1] = at      # while what it follows still runs
     for line in life.values():
         if line[0] < split <= line[1]:
             line[1] = len(calls)
@@ -571,7 +576,8 @@ class Plan:
             spec = call.spec
             operands = " ".join(f"{s.name}:{shown(b, p)}" for s, b, p in zip(spec.slots, call.bufs, row))
             attrs = f" ; {' '.join(f'{a:g}' for a in call.attrs)}" if call.attrs else ""
-            lines.append(f"{i:4} {call.kernel}{' (NumPy)' if spec.host else ''} {operands}{attrs}")
+            led = "+ " if call.follows >= 0 else ""            # with the call before it
+            lines.append(f"{i:4} {led}{call.kernel}{' (NumPy)' if spec.host else ''} {operands}{attrs}")
         return "\n".join(lines)
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Passes over recorded calls: each makes a shorter program with the same bits; weights that are packed follow their parameters."""
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from cases import BACKENDS
@@ -42,15 +44,20 @@ def trained(activation, without):
         x, labels = pn.from_numpy(rng.normal(size=(6, 5)).astype("float32")), pn.from_numpy(rng.integers(0, 3, 6))
         losses.append(compiled(x, labels)[0])
     return bits([t.numpy() for t in losses] + [p.detach().numpy() for p in (*first.parameters(), *second.parameters())]), \
-        [call.kernel for call in compiled.plan(x, labels).calls]
+        compiled.plan(x, labels)
+
+
+def kernels(plan):
+    return [call.kernel for call in plan.calls]
 
 
 @each_backend
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_layer_and_its_activation_become_one_call(on, activation):
-    with_it, shorter = trained(activation, ())
-    without, longer = trained(activation, ["activations"])
+    with_it, plan = trained(activation, ())
+    without, other = trained(activation, ["activations"])
     assert with_it == without
+    shorter, longer = kernels(plan), kernels(other)
     if activation not in ("identity", "arctan", "sinc"):       # the last two are functions of tensors under the same name
         assert activation in longer
         assert (activation in shorter) != (f"dense_{activation}" in KERNELS), shorter
@@ -59,9 +66,76 @@ def test_a_layer_and_its_activation_become_one_call(on, activation):
 @each_backend
 @pytest.mark.parametrize("name", PASSES)
 def test_each_pass_by_itself(on, name):
-    alone, shorter = trained("tanh", [other for other in PASSES if other != name])
+    alone, plan = trained("tanh", [other for other in PASSES if other != name])
     none, longer = trained("tanh", list(PASSES))
-    assert alone == none and len(shorter) < len(longer)
+    assert alone == none and str(plan) != str(longer)
+
+
+def steps(activation, dtype, sizes, batch, without):
+    pn.manual_seed(1)
+    layers = [nn.Linear(n, m, dtype=dtype) for n, m in pairwise(sizes)]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    optimizer = optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+    @pn.compile(without=without)
+    def step(x, labels):
+        optimizer.zero_grad()
+        for layer in layers[:-1]:
+            x = getattr(F, activation)(layer(x))
+        loss = F.cross_entropy(layers[-1](x), labels, label_smoothing=0.1)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        x, labels = pn.tensor(rng.normal(size=(batch, sizes[0])), dtype=dtype), pn.from_numpy(rng.integers(0, sizes[-1], batch))
+        loss = step(x, labels)
+    found = [loss.detach(), *(p.detach() for p in parameters), *(p.grad for p in parameters)]
+    return bits([t.numpy() for t in found]), step.plan(x, labels)
+
+
+@each_backend
+@pytest.mark.parametrize("activation", ["relu", "silu", "elu", "tanh"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes, batch", [((4, 9, 3), 5), ((40, 300, 17, 2), 33), ((3, 700, 600, 4), 350)])
+def test_derivatives_follow_products(on, activation, dtype, sizes, batch):
+    with_it, plan = steps(activation, dtype, sizes, batch, ())
+    assert with_it == steps(activation, dtype, sizes, batch, ["derivatives"])[0] == steps(activation, dtype, sizes, batch, PASSES)[0]
+    followed = [(leader.kernel, call.kernel) for leader, call in pairwise(plan.calls) if call.follows >= 0]
+    assert followed == [("matmul", f"{activation}_grad")] * (len(sizes) - 2), plan
+    assert len(plan.profile(5).seconds) == len(plan.calls)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_followers_have_the_same_bits_on_any_number_of_threads(threads):
+    before = pn.get_num_threads()
+    try:
+        pn.set_num_threads(1)
+        alone, _ = steps("silu", "float32", (200, 520, 300, 10), 64, ())
+        pn.set_num_threads(threads)
+        assert steps("silu", "float32", (200, 520, 300, 10), 64, ())[0] == alone
+    finally:
+        pn.set_num_threads(before)
+
+
+@each_backend
+def test_elementwise_calls_work_in_place_only_where_nobody_reads_on(on):
+    def fn(x):
+        a = x.exp()
+        b = a.tanh()                                            # over a
+        c = b.sin()                                             # not over b, which is read again
+        return b.t() * c[:3, :3] + b.t().cos() * (b + b.t())
+
+    x = pn.linspace(-1, 1, 9).reshape(3, 3)
+    plans = [pn.compile(fn, without=without) for without in ((), list(PASSES))]
+    for _ in range(2):
+        for compiled in plans:
+            assert bits([compiled(x).numpy()]) == bits([fn(x).numpy()])
+    small, large = (compiled.plan(x) for compiled in plans)
+    assert small.arena_bytes <= large.arena_bytes
+    first, second = (call.bufs for call in small.calls[:2])
+    assert first[1].ctypes.data == second[0].ctypes.data == second[1].ctypes.data
 
 
 def test_an_unknown_pass_is_refused():

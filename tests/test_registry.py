@@ -155,6 +155,10 @@ def run_what_keeps_averages():
     pn.nn.BatchNorm1d(3)(pn.rand(2, 3))
 
 
+def run_what_passes_make():
+    pn.compile(lambda x, labels: pn.autograd.grad(F.cross_entropy(x, labels), (x,)))(pn.rand(2, 3, requires_grad=True), pn.arange(2))
+
+
 def run_every_method(dtype):
     """Operators and methods on a dtype that has no gradient, with what they take; what it refuses does not count."""
     x = pn.tensor(np.arange(1, 7).reshape(2, 3), dtype=dtype)
@@ -204,6 +208,7 @@ def test_every_kernel_is_reached():
         run_every_optimizer()
         run_every_random_function()
         run_what_keeps_averages()
+        run_what_passes_make()
         for dtype in ("float32", "int64", "int32", "bool"):
             run_every_method(dtype)
     dead = {"KERNELS": sorted(KERNELS.keys() - spy.seen["KERNELS"]), "HOST": sorted(HOST.keys() - spy.seen["HOST"])}

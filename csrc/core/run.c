@@ -184,6 +184,10 @@ int pn_run(const pn_table *table, const pn_call *calls, int64_t count, int flush
             *failed = i;
             break;
         }
+        if (c->then) {
+            c = c->then;
+            i++;
+        }
         c = (const pn_call *)((const char *)c + pn_call_bytes(c));
     }
     if (flush_denormals) restore(mode);

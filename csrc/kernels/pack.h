@@ -2,8 +2,6 @@
 #ifndef PN_PACK_H
 #define PN_PACK_H
 
-INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
-
 /* The n first lanes, or all of them if n is more. */
 INLINE vec vload_most(const T *p, int64_t n)
 {

@@ -174,88 +174,154 @@ INLINE void finish(T *loss, T *total, double sum, double weights, int mean)
     *total = (T)weights;
 }
 
-DEFINE(cross_entropy)
-{
-    const int64_t m = c->dim[0], n = c->dim[1], most = rows_at_once(n);
-    const int64_t ignore = (int64_t)c->attr[0], *labels = IN(int64_t, 1);
-    const double smoothing = c->attr[1];
-    const T *weight = IN(T, 2);
-    T *losses = OUT(T, 4), *lse = OUT(T, 5), *terms = NULL;
-    int error = indices_fit(c, 1, m, n, &ignore);
-    if (error) return error;
-    if (smoothing != 0 && !(terms = pn_scratch((size_t)n * sizeof(T)))) return PN_NO_MEMORY;
+/* Both ways: where the operands lie, by slot. */
+typedef struct {
+    const pn_call *c;
+    int dloss, logits, labels, weight, losses, lse, dlogits;
+    int64_t n, ignore;
+    double smoothing, divisor, w_sum;    /* divisor of dloss; sum of the weights of the classes */
+    const T *w;                          /* contiguous, or NULL where nothing is smoothed */
+    T *room;                             /* 3 n + 1 */
+} entropy;
 
-    double sum = 0, weights = 0;
+INLINE int64_t entropy_label(const entropy *e, int64_t i)
+{
+    return ((const int64_t *)e->c->buf[e->labels].data)[i * e->c->buf[e->labels].stride[0]];
+}
+
+/* Losses of rows first .. first + rows, at most rows_at_once, added to sum. */
+static void entropy_forward(const entropy *e, int64_t first, int64_t rows, double *sum)
+{
+    const pn_call *c = e->c;
+    const int64_t n = e->n;
+    const T *weight = IN(T, e->weight);
     T highs[VIRTUAL], aboves[VIRTUAL];                  /* lse = high + above */
-    for (int64_t i = 0, first = 0, rows = 0; i < m; i++) {
-        const T *x = IN(T, 0) + i * STRIDE(0, 0);
-        if (i == first + rows) {
-            first = i, rows = m - i < most ? m - i : most;
-            const sheet s = { .x = x, .n = n, .lines = rows, .line = STRIDE(0, 0), .number = STRIDE(0, 1) };
-            fold_lines(MAX, &s, NULL, highs);
-            fold_lines(EXPONENTIALS, &s, highs, aboves);
-            log_lines(aboves, rows);
-        }
+    const sheet s = { .x = IN(T, e->logits) + first * STRIDE(e->logits, 0), .n = n, .lines = rows,
+                      .line = STRIDE(e->logits, 0), .number = STRIDE(e->logits, 1) };
+    fold_lines(MAX, &s, NULL, highs);
+    fold_lines(EXPONENTIALS, &s, highs, aboves);
+    log_lines(aboves, rows);
+    for (int64_t i = first; i < first + rows; i++) {
+        const T *x = IN(T, e->logits) + i * STRIDE(e->logits, 0);
         const T high = highs[i - first], above = aboves[i - first];
-        const int64_t label = labels[i * STRIDE(1, 0)];
-        lse[i * STRIDE(5, 0)] = high + above;
-        losses[i * STRIDE(4, 0)] = 0;
-        if (label == ignore) continue;
+        const int64_t label = entropy_label(e, i);
+        T *loss_of_row = OUT(T, e->losses) + i * STRIDE(e->losses, 0);
+        OUT(T, e->lse)[i * STRIDE(e->lse, 0)] = high + above;
+        *loss_of_row = 0;
+        if (label == e->ignore) continue;
 
         /* lse - x[label] without the rounding of lse, which may be large where the difference is small. */
-        const double w_label = weight[label * STRIDE(2, 0)];
-        double loss = (1 - smoothing) * w_label * ((double)high - x[label * STRIDE(0, 1)] + above);
-        if (smoothing != 0) {
+        const double w_label = weight[label * STRIDE(e->weight, 0)];
+        double loss = (1 - e->smoothing) * w_label * ((double)high - x[label * STRIDE(e->logits, 1)] + above);
+        if (e->smoothing != 0) {
+            T *terms = e->room;
             for (int64_t k = 0; k < n; k++)
-                terms[k] = weight[k * STRIDE(2, 0)] * ((high - x[k * STRIDE(0, 1)]) + above);
-            loss += smoothing / (double)n * row_sum(terms, n);
+                terms[k] = weight[k * STRIDE(e->weight, 0)] * ((high - x[k * STRIDE(e->logits, 1)]) + above);
+            loss += e->smoothing / (double)n * row_sum(terms, n);
         }
-        losses[i * STRIDE(4, 0)] = (T)loss;
-        sum += (T)loss;
-        weights += w_label;
+        *loss_of_row = (T)loss;
+        *sum += (T)loss;
     }
-    finish(OUT(T, 3), OUT(T, 6), sum, weights, c->attr[2] != 0);
-    return PN_OK;
+}
+
+/* The sum of the labels' weights. */
+static double entropy_weights(const entropy *e, int64_t m)
+{
+    const pn_call *c = e->c;
+    double weights = 0;
+    for (int64_t i = 0; i < m; i++) {
+        const int64_t label = entropy_label(e, i);
+        if (label == e->ignore) continue;
+        weights += IN(T, e->weight)[label * STRIDE(e->weight, 0)];
+    }
+    return weights;
 }
 
 /* With p = exp(x - lse) and scale = dloss, divided by total where asked:
      dlogits[c] = scale ((1 - e) w[l] (p[c] - [c = l]) + e / n (p[c] sum w - w[c])). */
-DEFINE(cross_entropy_grad)
+static void entropy_backward(const entropy *e, int64_t first, int64_t rows)
 {
-    const int64_t m = c->dim[0], n = c->dim[1], ignore = (int64_t)c->attr[0];
-    const double smoothing = c->attr[1], share = smoothing / (double)n;
-    const T *dloss = IN(T, 0), *weight = IN(T, 3), *lse = IN(T, 4);
-    const int64_t *labels = IN(int64_t, 2);
-    int error = indices_fit(c, 2, m, n, &ignore);
-    if (error) return error;
-    T *copy = pn_scratch((size_t)(3 * n + 1) * sizeof(T));
-    if (!copy) return PN_NO_MEMORY;
-    const T *w = smoothing != 0 ? contiguous(weight, STRIDE(3, 0), n, copy + n) : NULL;
-    const double w_sum = smoothing != 0 ? row_sum(w, n) : 0;
-    const double divisor = c->attr[2] != 0 ? *IN(T, 5) : 1;
-
-    for (int64_t i = 0; i < m; i++) {
-        const int64_t label = labels[i * STRIDE(2, 0)], ys = STRIDE(6, 1);
-        T *y = OUT(T, 6) + i * STRIDE(6, 0), *dx = ys == 1 ? y : copy + 2 * n;
-        if (label == ignore) {
+    const pn_call *c = e->c;
+    const int64_t n = e->n, ys = STRIDE(e->dlogits, 1);
+    const double share = e->smoothing / (double)n;
+    for (int64_t i = first; i < first + rows; i++) {
+        const int64_t label = entropy_label(e, i);
+        T *y = OUT(T, e->dlogits) + i * STRIDE(e->dlogits, 0), *dx = ys == 1 ? y : e->room + 2 * n;
+        if (label == e->ignore) {
             for (int64_t k = 0; k < n; k++) y[k * ys] = 0;
             continue;
         }
-        const T *x = contiguous(IN(T, 1) + i * STRIDE(1, 0), STRIDE(1, 1), n, copy);
-        const double scale = dloss[i * STRIDE(0, 0)] / divisor;
-        const double hit = scale * (1 - smoothing) * weight[label * STRIDE(3, 0)];
-        const T gain = (T)(hit + scale * share * w_sum), spread = (T)(scale * share);
-        const vec shift = vset(lse[i * STRIDE(4, 0)]);
+        const T *x = contiguous(IN(T, e->logits) + i * STRIDE(e->logits, 0), STRIDE(e->logits, 1), n, e->room);
+        const double scale = IN(T, e->dloss)[i * STRIDE(e->dloss, 0)] / e->divisor;
+        const double hit = scale * (1 - e->smoothing) * IN(T, e->weight)[label * STRIDE(e->weight, 0)];
+        const T gain = (T)(hit + scale * share * e->w_sum), spread = (T)(scale * share);
+        const vec shift = vset(IN(T, e->lse)[i * STRIDE(e->lse, 0)]);
         for (int64_t k = 0; k < n; k += LANES) {
             const int64_t left = n - k;
             vec d = gain * vexp((left >= LANES ? vload(x + k) : vload_part(x + k, left)) - shift);
-            if (w) d -= spread * (left >= LANES ? vload(w + k) : vload_part(w + k, left));
+            if (e->w) d -= spread * (left >= LANES ? vload(e->w + k) : vload_part(e->w + k, left));
             if (left >= LANES) vstore(dx + k, d);
             else vstore_part(dx + k, d, left);
         }
         dx[label] -= (T)hit;
         if (dx != y) for (int64_t k = 0; k < n; k++) y[k * ys] = dx[k];
     }
+}
+
+/* Checks the labels and finds room; attrs are the same for all three kernels. */
+static int entropy_begin(entropy *e, int64_t m)
+{
+    const pn_call *c = e->c;
+    e->n = c->dim[1], e->ignore = (int64_t)c->attr[0], e->smoothing = c->attr[1];
+    int error = indices_fit(c, e->labels, m, e->n, &e->ignore);
+    if (error) return error;
+    if (e->dlogits < 0 && e->smoothing == 0) return PN_OK;
+    e->room = pn_scratch((size_t)(3 * e->n + 1) * sizeof(T));
+    if (!e->room) return PN_NO_MEMORY;
+    if (e->smoothing == 0) return PN_OK;
+    e->w = contiguous(IN(T, e->weight), STRIDE(e->weight, 0), e->n, e->room + e->n);
+    e->w_sum = row_sum(e->w, e->n);
+    return PN_OK;
+}
+
+DEFINE(cross_entropy)
+{
+    const int64_t m = c->dim[0], most = rows_at_once(c->dim[1]);
+    entropy e = { .c = c, .dloss = -1, .logits = 0, .labels = 1, .weight = 2, .losses = 4, .lse = 5, .dlogits = -1 };
+    int error = entropy_begin(&e, m);
+    if (error) return error;
+    double sum = 0;
+    for (int64_t i = 0; i < m; i += most) entropy_forward(&e, i, least(most, m - i), &sum);
+    finish(OUT(T, 3), OUT(T, 6), sum, entropy_weights(&e, m), c->attr[2] != 0);
+    return PN_OK;
+}
+
+DEFINE(cross_entropy_grad)
+{
+    entropy e = { .c = c, .dloss = 0, .logits = 1, .labels = 2, .weight = 3, .losses = -1, .lse = 4, .dlogits = 6 };
+    int error = entropy_begin(&e, c->dim[0]);
+    if (error) return error;
+    e.divisor = c->attr[2] != 0 ? *IN(T, 5) : 1;
+    entropy_backward(&e, 0, c->dim[0]);
+    return PN_OK;
+}
+
+/* Rows on their way back while they are still in cache. */
+DEFINE(cross_entropy_both)
+{
+    const int64_t m = c->dim[0], most = rows_at_once(c->dim[1]);
+    entropy e = { .c = c, .dloss = 0, .logits = 1, .labels = 2, .weight = 3, .losses = 5, .lse = 6, .dlogits = 8 };
+    int error = entropy_begin(&e, m);
+    if (error) return error;
+    const double weights = entropy_weights(&e, m);
+    double sum = 0;
+    e.divisor = c->attr[2] != 0 ? (T)weights : 1;
+    for (int64_t i = 0, rows; i < m; i += rows) {
+        rows = least(most, m - i);
+        entropy_forward(&e, i, rows, &sum);
+        entropy_backward(&e, i, rows);
+    }
+    finish(OUT(T, 4), OUT(T, 7), sum, weights, c->attr[2] != 0);
     return PN_OK;
 }
 

@@ -34,6 +34,9 @@ typedef TU vuint __attribute__((vector_size(PN_WIDTH), aligned(sizeof(T)), may_a
 enum { LANES = PN_WIDTH / sizeof(T) };
 
 #define INLINE static inline __attribute__((always_inline, unused))
+
+INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
+
 #define DEFINE(name) static int k_##name(const pn_call *c)
 #define IN(type, slot)  ((const type *)c->buf[slot].data)
 #define OUT(type, slot) ((type *)c->buf[slot].data)

@@ -342,7 +342,8 @@ def inference(sizes: tuple[int, ...], batch: int, **more: Any) -> Row:
                 return x @ parameters[-2].T + parameters[-1]
             return Expression("model(x)", model=model, x=x)
 
-        return {OURS: lambda: call(pn, partial(pn.compile, prepack=True), pn.no_grad), DEFINITION: lambda: call(pn, _as_it_is, pn.no_grad),
+        return {OURS: lambda: call(pn, partial(pn.compile, prepack=True), pn.no_grad),
+                DEFINITION: lambda: call(pn, _as_it_is, pn.no_grad),
                 "torch": lambda: call(load("torch"), _as_it_is, load("torch").inference_mode), "numpy": numpy,
                 "onnxruntime": lambda: _onnx(x, parameters)}
 

@@ -34,10 +34,14 @@ cdef extern from "pyneuro.h":
     ctypedef struct pn_buf:
         void *data
         int64_t stride[PN_MAX_RANK]
+    ctypedef struct pn_call
+    ctypedef int (*pn_kernel)(const pn_call *) noexcept
     ctypedef struct pn_call:
         int32_t kernel
-        uint8_t type, type2, rank, buffers, map, attrs, cut
+        uint8_t type, type2, rank, buffers, map, attrs, cut, then_slot
         uint16_t parts
+        const pn_call *then
+        pn_kernel then_kernel
         int8_t along[PN_MAX_BUF]
         int64_t dim[PN_MAX_RANK]
         double attr[PN_MAX_ATTR]
@@ -46,6 +50,7 @@ cdef extern from "pyneuro.h":
         pn_buf buf[PN_MAX_BUF]
     ctypedef struct pn_isa:
         int rank
+        pn_kernel kernel[]
     ctypedef struct pn_table:
         const char *name
         const pn_isa *of_type[2]
@@ -242,7 +247,7 @@ cdef int fill(pn_call *c, Row row, tuple bufs, tuple attrs) except -1:
         return UNFIT
     c.kernel, c.buffers, c.attrs, c.map = row.kernel, row.slots, row.attrs, row.lead >= 0
     c.type = c.type2 = UNKNOWN
-    c.parts = 1
+    c.parts, c.then = 1, NULL
     c.rank = row.letters
     for i in range(row.letters):
         c.dim[i] = -1
@@ -874,6 +879,7 @@ cdef cnp.ndarray small(str kernel, x, y, tuple attrs):
         c.attr[i] = PyFloat_AsDouble(<object>PyTuple_GET_ITEM(attrs, i))
     z = new_array(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), num, 1 << shift_of[c.type])
     c.kernel, c.buffers, c.attrs, c.map, c.rank, c.dim[0], c.parts = row.kernel, row.slots, row.attrs, 1, 1, n, 1
+    c.then = NULL
     c.buf[row.operands].data, c.buf[row.operands].stride[0] = cnp.PyArray_DATA(z), 1
     for i in range(row.slots):
         c.size[i], c.written[i] = 1 << shift_of[c.type], row.slot[i].written

@@ -178,7 +178,8 @@ cdef Span span(cnp.ndarray a) noexcept:
 cdef class Program:
     """Recorded calls on a `Native` backend.
 
-    calls   (kernel, operands, attrs) of each
+    calls   (kernel, operands, attrs, follows) of each; follows: -1, or the slot of what the call before it writes, on which
+            it is run part by part (pn_call.then)
     places  of each a tuple by slot: AS_RECORDED, or (root, offset in bytes); root ARENA is memory of the program's own,
             0 and more are bound before a run
     """
@@ -205,7 +206,8 @@ cdef class Program:
     def __init__(self, Native backend not None, list calls not None, list places not None, int roots, size_t arena_bytes, int arguments):
         cdef int64_t count = len(calls), i, patch_count = 0
         cdef size_t size = 0, call_size = 0
-        cdef pn_call *c
+        cdef pn_call *c = NULL
+        cdef pn_call *leader
         cdef Row row
         cdef int status, slot, root
         cdef tuple bufs
@@ -229,8 +231,8 @@ cdef class Program:
 
         by_root, others = [[] for _ in range(roots)], []
         for i in range(count):
-            kernel, bufs, attrs = calls[i]
-            c = <pn_call *>(self.memory + size)
+            kernel, bufs, attrs, follows = calls[i]
+            leader, c = c, <pn_call *>(self.memory + size)
             row = row_named(kernel)
             status = UNFIT if row is None else fill(c, row, bufs, attrs)
             self.start[i], self.host[i] = size, -1
@@ -243,6 +245,9 @@ cdef class Program:
                             c.buf[slot].data = <char *>self.arena.data + <int64_t>place[1]
                         else:
                             by_root[root].append((size + (<char *>&c.buf[slot].data - <char *>c), place[1]))
+                if follows >= 0 and self.host[i - 1] < 0:
+                    leader.then, leader.then_slot = c, follows
+                    leader.then_kernel = backend.table.of_type[c.type].kernel[c.kernel]
                 size += sizeof(pn_call) - (PN_MAX_BUF - row.slots) * sizeof(pn_buf)
             else:
                 self.host[i] = i
@@ -313,7 +318,7 @@ cdef class Program:
         cdef cnp.ndarray a, view
         cdef char *data
         out = []
-        _, bufs, _ = self.calls[i]
+        bufs = self.calls[i][1]
         for a, place in zip(bufs, self.places[i]):
             if place is None:
                 out.append(a)
@@ -351,7 +356,7 @@ cdef class Program:
         else:
             status = self.go(first, last, &failed)
         if status != PN_OK:
-            kernel, _, attrs = self.calls[failed]
+            kernel, _, attrs, _ = self.calls[failed]
             complain(self.backend, kernel, self.operands(failed), attrs, status)
         return 0
 
@@ -409,12 +414,20 @@ cdef class Program:
                         PyErr_CheckSignals()
                     look = seconds_now() + 0.05
         if status != PN_OK:
-            kernel, _, attrs = self.calls[failed]
+            kernel, _, attrs, _ = self.calls[failed]
             complain(self.backend, kernel, self.operands(failed), attrs, status)
 
     def seconds(self, int64_t i, int repeats):
         """Time of call i, run on its own."""
+        cdef pn_call *c = <pn_call *>(self.memory + self.start[i])
+        cdef const pn_call *then = NULL
+        if self.host[i] != i:
+            then, c.then = c.then, NULL
         start = perf_counter()
-        for _ in range(repeats):
-            self.run(i, i + 1)
+        try:
+            for _ in range(repeats):
+                self.run(i, i + 1)
+        finally:
+            if then is not NULL:
+                c.then = then
         return (perf_counter() - start) / repeats

@@ -540,6 +540,11 @@ def cross_entropy_grad(dloss, logits, labels, weight, lse, total, dlogits, ignor
     dlogits *= (dloss / total.reshape(()) if mean else dloss)[:, None]
     dlogits[labels == int(ignore_index)] = 0
 
+def cross_entropy_both(dloss, logits, labels, weight, loss, losses, lse, total, dlogits, ignore_index, label_smoothing, mean):
+    """cross_entropy and cross_entropy_grad."""
+    DEFINITIONS["cross_entropy"](logits, labels, weight, loss, losses, lse, total, ignore_index, label_smoothing, mean)
+    DEFINITIONS["cross_entropy_grad"](dloss, logits, labels, weight, lse, total, dlogits, ignore_index, label_smoothing, mean)
+
 def nll(logp, labels, weight, loss, losses, total, ignore_index, mean):
     """losses = -w_l logp_l, and 0 where l is ignore_index; loss and total as in cross_entropy."""
     rows, picked = _kept(labels, ignore_index)
