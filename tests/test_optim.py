@@ -303,3 +303,177 @@ def test_every_error_of_torchs_tests(name, description, i, torch):
     with pytest.raises(kind) as refused:
         getattr(pn.optim, name)(params, **ours(given.kwargs))
     assert str(refused.value)
+
+
+# -------------------------------------------------------------------------- optimizers that evaluate the loss themselves
+
+def rosenbrock(x):
+    return ((1 - x[:-1]) ** 2 + 100 * (x[1:] - x[:-1] ** 2) ** 2).sum()
+
+
+def of_rosenbrock(t):
+    x = t.tensor([-1.2, 1.0, 0.5, 2.0], dtype=t.float64, requires_grad=True)
+    return [x], lambda: rosenbrock(x)
+
+
+def of_a_network(t):
+    g = random("network")
+    net = t.nn.Sequential(t.nn.Linear(3, 5), t.nn.Tanh(), t.nn.Linear(5, 2)).double()
+    for p in net.parameters():
+        p.data = t.tensor(g.normal(0, 0.5, tuple(p.shape)))
+    x, y = t.tensor(g.normal(size=(20, 3))), t.tensor(g.normal(size=(20, 2)))
+    decay = 0.02                    # without it the last bit grows as fast as the loss falls
+    return list(net.parameters()), lambda: t.nn.functional.mse_loss(net(x), y) + decay * sum((p * p).sum() for p in net.parameters())
+
+
+def of_a_quadratic(t, condition=30.0):
+    """x^T A x / 2 - b^T x, A of this condition number."""
+    g = random("quadratic")
+    q, _ = np.linalg.qr(g.normal(size=(6, 6)))
+    a = t.tensor(q @ np.diag(np.geomspace(1, condition, 6)) @ q.T)
+    b, x = t.tensor(g.normal(size=6)), t.zeros(6, dtype=t.float64, requires_grad=True)
+    return [x], lambda: ((a @ x) * x).sum() / 2 - (b * x).sum()
+
+
+def closure_of(optimizer, loss_of):
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        return loss
+    return closure
+
+
+def whole(params):
+    return np.concatenate([np.asarray(p.detach()).ravel() for p in params])
+
+
+LBFGS_OPTIONS = {"defaults": {}, "small": {"lr": 0.01, "history_size": 3, "max_iter": 4},
+                 "wolfe": {"line_search_fn": "strong_wolfe"},
+                 "wolfe small": {"line_search_fn": "strong_wolfe", "max_iter": 3, "max_eval": 7, "history_size": 2},
+                 "wolfe tolerant": {"lr": 0.1, "line_search_fn": "strong_wolfe", "tolerance_grad": 1e-3, "tolerance_change": 1e-4}}
+SEARCHING = {"LBFGS": {}, "LBFGS wolfe": {"line_search_fn": "strong_wolfe", "max_iter": 3},
+             **{f"GradientDescent {f}": {"line_search_fn": f, "lr": 0.02}
+                for f in (None, "armijo", "strong_wolfe", "barzilai_borwein")}}
+each_search = pytest.mark.parametrize(("name", "options"), [(k.split()[0], v) for k, v in SEARCHING.items()], ids=SEARCHING)
+each_problem = pytest.mark.parametrize("problem", [of_rosenbrock, of_a_network, of_a_quadratic])
+
+
+@pytest.mark.parametrize("options", LBFGS_OPTIONS.values(), ids=LBFGS_OPTIONS)
+@each_problem
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_lbfgs_steps_are_torchs(options, problem, on, torch):
+    """Parameters, and how often the loss was evaluated, after every step of 20."""
+    worlds = []
+    for t in (pn, torch):
+        params, loss_of = problem(t)
+        optimizer = t.optim.LBFGS(params, **options)
+        rows = []
+        for _ in range(20):
+            loss = optimizer.step(closure_of(optimizer, loss_of))
+            counts = optimizer.state_dict()["state"][0]
+            rows.append((whole(params), loss.item(), counts["func_evals"], counts["n_iter"]))
+        worlds.append(rows)
+    for mine, theirs in zip(*worlds):
+        np.testing.assert_allclose(mine[0], theirs[0], rtol=1e-6, atol=1e-6 * abs(theirs[0]).max())
+        np.testing.assert_allclose(mine[1], theirs[1], rtol=1e-6, atol=1e-12)
+        assert mine[2:] == theirs[2:]
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_lbfgs_state_goes_to_torch_and_back(search, torch):
+    """Two steps here, two there, two here are six."""
+    options = {"line_search_fn": search, "max_iter": 4, "lr": 0.05}
+
+    def steps(t, state, values, count):
+        params, loss_of = of_a_network(t)
+        for p, v in zip(params, values or [p.detach() for p in params]):
+            p.data = t.tensor(np.asarray(v))
+        optimizer = t.optim.LBFGS(params, **options)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        for _ in range(count):
+            optimizer.step(closure_of(optimizer, loss_of))
+        return optimizer.state_dict(), [p.detach() for p in params]
+
+    def theirs(v):
+        return [*map(theirs, v)] if isinstance(v, list) else torch.tensor(v.numpy()) if isinstance(v, pn.Tensor) else v
+
+    state, values = steps(pn, None, None, 2)
+    moved = {"state": {0: {k: theirs(v) for k, v in state["state"][0].items()}}, "param_groups": copy.deepcopy(state["param_groups"])}
+    state, values = steps(torch, moved, [v.numpy() for v in values], 2)
+    assert set(state["state"][0]) - {"al"} <= set(moved["state"][0])
+    _, got = steps(pn, state, values, 2)
+    _, want = steps(torch, None, None, 6)
+    np.testing.assert_allclose(whole(got), whole(want), rtol=1e-8)
+
+
+@each_search
+def test_searches_saved_and_resumed_are_bitwise_the_same(name, options):
+    def steps(count, state=None, values=None):
+        params, loss_of = of_a_network(pn)
+        for p, v in zip(params, values or []):
+            p.data = v.clone()
+        optimizer = getattr(pn.optim, name)(params, **options)
+        if state:
+            optimizer.load_state_dict(state)
+        for _ in range(count):
+            optimizer.step(closure_of(optimizer, loss_of))
+        return optimizer.state_dict(), [p.detach() for p in params]
+
+    state, values = steps(3)
+    kept = copy.deepcopy(state)
+    assert whole(steps(2, state, values)[1]).tolist() == whole(steps(5)[1]).tolist()
+    assert repr(kept) == repr(state), "what was saved does not change"
+    params = [pn.zeros(3, dtype="float64", requires_grad=True)]
+    with pytest.raises(ValueError):
+        getattr(pn.optim, name)(params, **options).load_state_dict(state)
+
+
+@each_search
+def test_compiled_closures_serve_searches_and_steps_are_not_recorded(name, options):
+    worlds = []
+    for compiled in (False, True):
+        params, loss_of = of_a_network(pn)
+        optimizer = getattr(pn.optim, name)(params, **options)
+        closure = closure_of(optimizer, loss_of)
+        closure = pn.compile(closure) if compiled else closure
+        for _ in range(5):
+            optimizer.step(closure)
+        worlds.append(whole(params).tolist())
+    assert worlds[0] == worlds[1] and closure.recordings == 1
+    with pytest.raises(pn.NotRecordable, match=r"decides by values.*test_optim.py.*compile its closure alone"):
+        pn.compile(lambda: optimizer.step(closure_of(optimizer, loss_of)))()
+    optimizer.step(closure)
+
+
+@each_search
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_searches_take_parameters_of_any_type_and_without_gradient(name, options, dtype):
+    used, unused = (pn.ones(2, 3, dtype=dtype, requires_grad=True) for _ in range(2))
+    optimizer = getattr(pn.optim, name)([unused, used.requires_grad_()], **options)
+    first = optimizer.step(closure_of(optimizer, lambda: ((used - 0.3) ** 2).sum())).item()
+    for _ in range(5):
+        last = optimizer.step(closure_of(optimizer, lambda: ((used - 0.3) ** 2).sum())).item()
+    assert last < first and used.dtype == dtype and unused.tolist() == [[1.0] * 3] * 2
+
+
+@each_search
+def test_searches_have_one_group(name, options):
+    a, b = parameters(1, 2)
+    cls = getattr(pn.optim, name)
+    with pytest.raises(ValueError, match="one param group"):
+        cls([{"params": [a]}, {"params": [b]}], **options)
+    optimizer = cls([a], **options)
+    with pytest.raises(ValueError, match="one param group"):
+        optimizer.add_param_group({"params": [b]})
+    assert name in repr(optimizer)
+    with pytest.raises(TypeError, match="closure"):
+        optimizer.step()
+
+
+def test_lbfgs_knows_one_search():
+    x, = parameters(1)
+    optimizer = pn.optim.LBFGS([x], line_search_fn="armijo")
+    with pytest.raises(RuntimeError, match=r"strong_wolfe.*got 'armijo'"):
+        optimizer.step(closure_of(optimizer, lambda: (x * x).sum()))

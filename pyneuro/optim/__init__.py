@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Optimizers and learning rates, with torch's names and defaults. Schedules are imported when they are first asked for."""
+"""Optimizers and learning rates, with torch's names and defaults. What few programs need is imported when it is asked for."""
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
@@ -29,15 +29,21 @@ from .optimizers import (
 
 if _TYPE_CHECKING:
     from . import lr_scheduler
+    from .closures import LBFGS, GradientDescent
 
-__all__ = ["ASGD", "LAMB", "OPTIMIZERS", "SGD", "AdaBelief", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW",
-           "AdamWScheduleFree", "Adamax", "Lion", "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "Yogi",
-           "lr_scheduler"]
+__all__ = ["ASGD", "LAMB", "LBFGS", "OPTIMIZERS", "SGD", "AdaBelief", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW",
+           "AdamWScheduleFree", "Adamax", "GradientDescent", "Lion", "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop",
+           "Yogi", "lr_scheduler"]
+_LATER = {"GradientDescent": "closures", "LBFGS": "closures"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("lr_scheduler",):
-        from importlib import import_module
+    from importlib import import_module
 
+    if name in ("lr_scheduler",):
         return import_module(f"{__name__}.{name}")
+    if name in _LATER:
+        found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+        globals()[name] = found
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

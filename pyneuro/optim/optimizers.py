@@ -233,11 +233,8 @@ class Optimizer:
         ]
         return {"state": state, "param_groups": groups}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state_dict of the same optimizer over parameters of the same shapes, in the same order.
-
-        Raises ValueError where groups or shapes differ; nothing is changed then.
-        """
+    def _loadable(self, state_dict: dict[str, Any]) -> list[dict[str, Any]]:
+        """The groups of a state_dict, which are as many and as large as this optimizer's."""
         self._check_not_recorded("loads its state")
         groups = state_dict["param_groups"]
         if [len(g["params"]) for g in groups] != [len(g["params"]) for g in self.param_groups]:
@@ -245,6 +242,14 @@ class Optimizer:
                 f"the state is of groups of {[len(g['params']) for g in groups]} parameters, "
                 f"this optimizer has {[len(g['params']) for g in self.param_groups]}"
             )
+        return groups
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state_dict of the same optimizer over parameters of the same shapes, in the same order.
+
+        Raises ValueError where groups or shapes differ; nothing is changed then.
+        """
+        groups = self._loadable(state_dict)
         members = {
             number: p
             for saved, group in zip(groups, self.param_groups)
