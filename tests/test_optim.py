@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Optimizers: groups, state and steps. Their numbers are test_torch.py's affair."""
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -326,12 +327,17 @@ def of_a_network(t):
     return list(net.parameters()), lambda: t.nn.functional.mse_loss(net(x), y) + decay * sum((p * p).sum() for p in net.parameters())
 
 
-def of_a_quadratic(t, condition=30.0):
-    """x^T A x / 2 - b^T x, A of this condition number."""
+def quadratic(condition=30.0):
+    """A of this condition number, and b."""
     g = random("quadratic")
     q, _ = np.linalg.qr(g.normal(size=(6, 6)))
-    a = t.tensor(q @ np.diag(np.geomspace(1, condition, 6)) @ q.T)
-    b, x = t.tensor(g.normal(size=6)), t.zeros(6, dtype=t.float64, requires_grad=True)
+    return q @ np.diag(np.geomspace(1, condition, 6)) @ q.T, g.normal(size=6)
+
+
+def of_a_quadratic(t):
+    """x^T A x / 2 - b^T x"""
+    a, b = map(t.tensor, quadratic())
+    x = t.zeros(6, dtype=t.float64, requires_grad=True)
     return [x], lambda: ((a @ x) * x).sum() / 2 - (b * x).sum()
 
 
@@ -477,3 +483,93 @@ def test_lbfgs_knows_one_search():
     optimizer = pn.optim.LBFGS([x], line_search_fn="armijo")
     with pytest.raises(RuntimeError, match=r"strong_wolfe.*got 'armijo'"):
         optimizer.step(closure_of(optimizer, lambda: (x * x).sum()))
+
+
+def along_steps(problem, count, **options):
+    """(loss, gradient before, length) of steps of GradientDescent, and the parameters after the last."""
+    params, loss_of = problem(pn)
+    optimizer = pn.optim.GradientDescent(params, **options)
+    closure, rows = closure_of(optimizer, loss_of), []
+    for _ in range(count):
+        f = closure().item()
+        x, g = whole(params), np.concatenate([p.grad.numpy().ravel() for p in params])
+        assert optimizer.step(closure).item() == f
+        t = optimizer.state[params[0]]["t"]
+        np.testing.assert_allclose(whole(params), x - t * g, rtol=1e-12, atol=1e-15)
+        rows.append((f, g, t))
+    return rows, whole(params)
+
+
+@each_problem
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_armijo_steps_are_as_long_as_the_condition_lets_them(problem, on):
+    rows, _ = along_steps(problem, 30, lr=4.0, c1=0.3, tolerance_grad=0.0)
+    lasts = [2.0, *[t for *_, t in rows]]
+    for (f, g, t), (f_new, *_), last in zip(rows, rows[1:], lasts):
+        assert f_new <= f - 0.3 * t * (g @ g)
+        halvings = np.log2(2 * last / t)
+        assert halvings == round(halvings) >= 0
+        if problem is of_a_quadratic:        # f(t) = f - t g.g + t^2 / 2 g.A.g: the condition holds up to t = 1.4 g.g / g.A.g
+            longest = 1.4 * (g @ g) / (g @ quadratic()[0] @ g)
+            assert t <= longest * (1 + 1e-9) and (halvings == 0 or 2 * t > longest * (1 - 1e-9))
+
+
+@each_problem
+@pytest.mark.parametrize("c2", [0.9, 0.1])
+def test_strong_wolfe_steps_meet_both_conditions(problem, c2):
+    rows, _ = along_steps(problem, 30, lr=0.3, line_search_fn="strong_wolfe", c2=c2, tolerance_grad=0.0)
+    for (f, g, t), (f_new, g_new, _) in itertools.pairwise(rows):
+        assert f_new <= f - 1e-4 * t * (g @ g) and abs(g_new @ g) <= c2 * (g @ g)
+
+
+def test_barzilai_borwein_on_a_quadratic():
+    """t is the inverse of a Rayleigh quotient of A, the loss may rise, x converges, in far fewer steps than by Armijo's."""
+    a, b = quadratic()
+    rows, x = along_steps(of_a_quadratic, 60, lr=0.01, line_search_fn="barzilai_borwein", tolerance_grad=1e-12)
+    for (_, g_before, t_before), (_, g, t) in itertools.pairwise(rows[:20]):
+        s, y = -t_before * g_before, g - g_before
+        assert t == pytest.approx(s @ s / (s @ y), rel=1e-9) and 1 / 30 * (1 - 1e-9) <= t <= 1 + 1e-9
+    np.testing.assert_allclose(x, np.linalg.solve(a, b), atol=1e-8)
+    losses = [f for f, *_ in rows]
+    assert any(later > f for f, later in itertools.pairwise(losses))
+    _, slower = along_steps(of_a_quadratic, 60, lr=0.01)
+    assert abs(slower - x).max() > 1e-6
+
+
+def test_gradient_descent_without_a_search_is_sgd():
+    worlds = []
+    for make in (lambda p: pn.optim.GradientDescent(p, 0.02, None), lambda p: pn.optim.SGD(p, 0.02)):
+        params, loss_of = of_a_network(pn)
+        optimizer = make(params)
+        for _ in range(5):
+            optimizer.step(closure_of(optimizer, loss_of))
+        worlds.append(whole(params))
+    np.testing.assert_allclose(*worlds, rtol=1e-14)
+
+
+@pytest.mark.parametrize("search", ["armijo", "strong_wolfe", "barzilai_borwein", None])
+def test_gradient_descent_stays_where_there_is_nowhere_to_go(search):
+    x, = parameters(0)
+    optimizer = pn.optim.GradientDescent([x], line_search_fn=search)
+    optimizer.step(closure_of(optimizer, lambda: (x * 0).sum()))
+    assert x.tolist() == [0.0, 1.0]
+    if search == "armijo":                                  # a loss that is lower nowhere else, whatever its slope
+        asked = []
+
+        def rising():
+            asked.append(1)
+            optimizer.zero_grad()
+            (x * 1).sum().backward()
+            return pn.tensor(float(len(asked) > 1 and "nan"))
+
+        optimizer.step(rising)
+        assert x.tolist() == [0.0, 1.0] and len(asked) == 26
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ({"line_search_fn": "wolfe"}, "'armijo'.*got 'wolfe'"), ({"c1": 0.95}, "c1=0.95, c2=0.9"), ({"c2": 1.0}, "c2=1.0"),
+    ({"backtrack": 1.0}, "backtrack.*1.0"), ({"max_eval": 0}, "max_eval.*0"), ({"max_eval": 2.5}, "max_eval.*2.5"),
+    ({"lr": -1}, "lr must be.*-1")])
+def test_gradient_descent_refuses(options, says):
+    with pytest.raises(ValueError, match=says):
+        pn.optim.GradientDescent(parameters(1), **options)
