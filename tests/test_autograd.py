@@ -9,10 +9,16 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from cases import BACKENDS
+from cases import BACKENDS, differentiable, random, sample
 from programs import Programs, check, leaf
 
 import pyneuro as pn
+import pyneuro.nn.functional as F
+from pyneuro import nn
+from pyneuro.autograd import functional
+from pyneuro.autograd.rows import jacobian_of_rows
+from pyneuro.ops import OPS
+from pyneuro.tensor import apply
 
 programs = Programs()
 gives, refused = programs.gives, programs.refused
@@ -865,3 +871,102 @@ def augmented_operators_write_through_views(t):
     before = x.clone()
     x[:2] //= 3
     return before, x
+
+
+# ---------------------------------------------------------------------------------------------------- Jacobians, in a walk
+
+def jacobians_agree(f, *params):
+    """Whether the Jacobian comes of walks for all rows at once; then it is that of a walk for each element."""
+    params = tuple(pn.tensor(p).requires_grad_() for p in params)
+    quick = jacobian_of_rows(f(*params), params)
+    if quick is None:
+        return False
+    with pn.enable_grad():
+        slow = functional.jacobian(f, params)
+    for a, b in zip(quick, slow):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-9, atol=1e-11)
+    return True
+
+
+def along_parameters(op):
+    """Functions of parameters in which an operand of an op depends on them: row by row, or as a whole."""
+    arrays, attrs = sample(op, 12)
+    for i, need in enumerate(differentiable(op, arrays)):
+        if not need or not arrays[i].ndim or not arrays[i].shape[-1]:
+            continue
+        x = arrays[i]
+        shift = random(op.name, i).uniform(0.99, 1.01, x.shape[-1:])
+
+        def put(value, i=i):
+            return apply(op, tuple(value if j == i else pn.from_numpy(a) for j, a in enumerate(arrays)), attrs)
+
+        yield f"{i} scaled", lambda p, x=x, put=put: put(pn.tensor(x) * p), shift
+        yield f"{i} itself", put, x
+        if x.ndim > 1:
+            yield f"{i} one row", lambda p, x=x, put=put: put(p.expand(*x.shape)), x[:1]
+
+
+@pytest.mark.parametrize("name", [n for n, op in OPS.items() if op.kind != "curve"])
+def test_jacobians_of_rows_are_those_of_elements(name):
+    """Of every op of the table, however its operands come from parameters: the same numbers, or no short way."""
+    for _, f, start in along_parameters(OPS[name]):
+        jacobians_agree(f, start)
+
+
+def _weights(*shapes):
+    return [random("weights", s).normal(size=s) for s in shapes]
+
+
+X, Y = pn.tensor(random("rows").normal(size=(7, 3))), pn.tensor(random("y").normal(size=(7, 2)))
+FUNCTIONS = {  # of parameters, and whether their rows are known to be apart
+    "affine": (lambda w, b: X @ w + b, [(3, 2), (2,)], True),
+    "dense": (lambda w, b: F.linear(X, w, b).tanh(), [(2, 3), (2,)], True),
+    "two layers": (lambda w, b, v: F.linear(F.softplus(F.linear(X, w, b)), v)[:, 0] - Y[:, 1], [(4, 3), (4,), (2, 4)], True),
+    "used twice": (lambda w: (X @ w).sin() * (X @ w) + w[0, 0] * 0, [(3, 2)], False),
+    "shared": (lambda w: F.linear(F.linear(X, w).tanh(), w), [(3, 3)], True),
+    "scales": (lambda s, b: (s * X.exp() / (1 + b * b)).sum(1), [(), (3,)], False),
+    "scaled": (lambda s, b: (s * X.exp() / b).sum(1), [(), (3,)], True),
+    "softmax": (lambda w: F.linear(X, w).softmax(1).reshape(7, 2, 1), [(2, 3)], True),
+    "row by row": (lambda w: w.reshape(1, 3) * X, [(3,)], False),
+    "axis of one": (lambda w: w * X, [(1, 3)], True),
+    "as many as rows": (lambda w: w * X[:, 0], [(7,)], False),
+    "square": (lambda b: X[:3] + b, [(3,)], True),
+    "mixed": (lambda w: F.linear(X, w) - F.linear(X, w).mean(0), [(2, 3)], False),
+    "softmax over rows": (lambda w: F.linear(X, w).softmax(0), [(2, 3)], False),
+    "turned": (lambda w: F.linear(X, w).t(), [(2, 3)], False),
+    "from the left": (lambda w: w @ X, [(7, 7)], False),
+    "some rows": (lambda w: F.linear(X, w)[1:], [(2, 3)], False),
+    "rows by number": (lambda w: F.linear(X, w)[[6, 5, 4, 3, 2, 1, 0]], [(2, 3)], False),
+    "backwards": (lambda w: F.linear(X, w).flip(0), [(2, 3)], False),
+    "merged": (lambda w: F.linear(X, w).reshape(14), [(2, 3)], False),
+    "one number": (lambda w: F.linear(X, w).sum(), [(2, 3)], False),
+    "normalised": (lambda w: F.batch_norm(F.linear(X, w), None, None, training=True), [(2, 3)], False),
+    "one row": (lambda w: F.linear(X[:1], w), [(2, 3)], False),
+}
+
+
+@pytest.mark.parametrize(("f", "shapes", "apart"), FUNCTIONS.values(), ids=FUNCTIONS)
+def test_jacobians_by_every_way(f, shapes, apart):
+    params = _weights(*shapes)
+    assert jacobians_agree(f, *params) is apart
+    params = tuple(map(pn.tensor, params))
+    want = functional.jacobian(f, params)
+    leaves = tuple(p.clone().requires_grad_() for p in params)
+    for found in (functional.jacobian(f, params, vectorize=True), functional.jacobian(f, params, strategy="forward-mode"),
+                  functional.jacobian(f, params, vectorize=True, strategy="forward-mode"), functional.jacobian_of(f(*leaves), leaves)):
+        for a, b in zip(found, want, strict=True):
+            assert a.shape == b.shape and not a.requires_grad
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", F.activation_names())
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_jacobians_of_networks(name, on):
+    first = nn.Dense(3, 5, name, dtype="float64", **dict(zip([p for p, _ in OPS[name].params], sample(OPS[name], 1)[1])))
+    net = nn.Sequential(first, nn.Linear(5, 2, dtype="float64"))
+    params = tuple(net.parameters())
+    y = net(X)
+    quick = jacobian_of_rows(y, params)
+    for a, b in zip(quick, zip(*[pn.autograd.grad(y, params, unit, retain_graph=True) for unit in pn.eye(14).double().reshape(14, 7, 2)])):
+        np.testing.assert_allclose(a.numpy(), pn.stack(list(b)).reshape(a.shape).numpy(), rtol=1e-10, atol=1e-13)

@@ -4,9 +4,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from ..graph import enable_grad, grad
+from ..graph import _edge, _reachable, enable_grad, grad
 from ..kernels import ShapeError
+from ..ops import Op
 from ..tensor import Tensor, stack
+from .rows import jacobian_of_rows
 
 __all__ = ["hessian", "hvp", "jacobian", "jvp", "vhp", "vjp"]
 
@@ -121,7 +123,8 @@ def jacobian(func: Callable, inputs: Any, create_graph: bool = False, strict: bo
              strategy: str = "reverse-mode") -> Any:
     """dy/dx of shape y.shape + x.shape, one walk back for each element of y; nested in tuples as outputs and inputs are.
 
-    strategy 'forward-mode': one product J v for each element of x instead, for few inputs and many outputs.
+    strategy 'forward-mode': one product J v for each element of x instead, for few inputs and many outputs. vectorize: one
+    walk back for each column of y where the rows of y are known not to depend on each other, only on x as a whole.
     """
     if strategy not in ("reverse-mode", "forward-mode"):
         raise ValueError(f"jacobian takes strategy 'reverse-mode' or 'forward-mode', not {strategy!r}")
@@ -129,10 +132,21 @@ def jacobian(func: Callable, inputs: Any, create_graph: bool = False, strict: bo
         many_in, xs = _tuple(inputs, "inputs")
         xs = _prepared(xs, create_graph)
         many_out, ys = _tuple(func(*xs), "what func returns")
-        rows = _by_columns(ys, xs, create_graph) if strategy == "forward-mode" else \
-            [_by_rows(y, xs, create_graph, strict) for y in ys]
+        quick = [jacobian_of_rows(y, xs) if vectorize and not create_graph and not strict else None for y in ys]
+        if strategy == "forward-mode" and any(q is None for q in quick):
+            rows: list[Any] = _by_columns(ys, xs, create_graph)
+        else:
+            rows = [_by_rows(y, xs, create_graph, strict) if q is None else q for q, y in zip(quick, ys)]
     full = tuple(_results(row, many_in, create_graph) for row in rows)
     return full if many_out else full[0]
+
+
+def jacobian_of(y: Tensor, xs: tuple) -> list[Tensor]:
+    """dy/dx of shape y.shape + x.shape for each leaf x that y has a graph to, by the fewest walks back."""
+    found = jacobian_of_rows(y, xs)
+    if found is None and sum(x.numel() for x in xs) < y.numel() and all(type(n.op) is Op for n in _reachable([_edge(y)])):
+        return _by_columns((y,), xs, False)[0]
+    return _by_rows(y, xs, False, False) if found is None else found
 
 
 def _by_rows(y: Tensor, xs: tuple, create_graph: bool, strict: bool) -> list:
