@@ -896,7 +896,7 @@ def along_parameters(op):
         if not need or not arrays[i].ndim or not arrays[i].shape[-1]:
             continue
         x = arrays[i]
-        shift = random(op.name, i).uniform(0.99, 1.01, x.shape[-1:])
+        shift = random(op.name, i).uniform(0.99, 1.01, x.shape[1:][-1:])
 
         def put(value, i=i):
             return apply(op, tuple(value if j == i else pn.from_numpy(a) for j, a in enumerate(arrays)), attrs)
