@@ -573,3 +573,164 @@ def test_gradient_descent_stays_where_there_is_nowhere_to_go(search):
 def test_gradient_descent_refuses(options, says):
     with pytest.raises(ValueError, match=says):
         pn.optim.GradientDescent(parameters(1), **options)
+
+
+# -------------------------------------------------------------------------------------------------- Levenberg-Marquardt
+
+each_damping = pytest.mark.parametrize("damping_fn", ["nielsen", "marquardt"])
+
+
+def of_a_line(t=pn, rows=30):
+    """Residuals A w - b, and the w for which their squares are least."""
+    g = random("line")
+    a, b = g.normal(size=(rows, 4)) * [1, 3, 0.2, 1], g.normal(size=rows)
+    w = t.zeros(4, dtype=t.float64, requires_grad=True)
+    return w, lambda: t.tensor(a) @ w - t.tensor(b), np.linalg.lstsq(a, b, rcond=None)[0]
+
+
+def of_a_sine(activation=nn.Tanh):
+    x = pn.linspace(-np.pi, np.pi, 60, dtype="float64").reshape(60, 1)
+    net = nn.Sequential(nn.Linear(1, 10), activation(), nn.Linear(10, 1)).double()
+    return net, lambda: net(x) - x.sin()
+
+
+@each_damping
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_lm_solves_linear_models_in_a_few_steps(damping_fn, on):
+    w, residuals, want = of_a_line()
+    optimizer = pn.optim.LevenbergMarquardt([w], damping_fn=damping_fn)
+    start = (residuals().detach().numpy() ** 2).sum() / 2
+    assert optimizer.step(residuals).item() == pytest.approx(start)
+    for _ in range(7):
+        optimizer.step(residuals)
+    np.testing.assert_allclose(w.detach().numpy(), want, atol=1e-8)         # root of the last bit of |r|^2
+    w, residuals, want = of_a_line()
+    pn.optim.LevenbergMarquardt([w], 1e-13, damping_fn).step(residuals)
+    np.testing.assert_allclose(w.detach().numpy(), want, rtol=1e-9)
+
+
+@each_damping
+def test_lm_steps_are_the_papers(damping_fn):
+    """The same x and mu as of the recursion of the papers, in NumPy on Rosenbrock's residuals, at every step."""
+    x = pn.tensor([-1.2, 1.0], dtype="float64", requires_grad=True)
+    optimizer = pn.optim.LevenbergMarquardt([x], 0.01, damping_fn)
+    z, mu, nu = np.array([-1.2, 1.0]), None, 2.0
+
+    def r(z):
+        return np.array([10 * (z[1] - z[0] ** 2), 1 - z[0]])
+
+    for _ in range(12):
+        J = np.array([[-20 * z[0], 10.0], [-1.0, 0.0]])
+        A, g = J.T @ J, J.T @ r(z)
+        D = np.diag(np.diag(A)) if damping_fn == "marquardt" else np.eye(2)
+        mu = mu or (0.01 if damping_fn == "marquardt" else 0.01 * np.diag(A).max())
+        while True:
+            d = np.linalg.solve(A + mu * D, -g)
+            if r(z + d) @ r(z + d) < r(z) @ r(z):
+                gain = (r(z) @ r(z) - r(z + d) @ r(z + d)) / (d @ (mu * D @ d - g))
+                z, nu = z + d, 2.0
+                mu = mu / 10 if damping_fn == "marquardt" else mu * max(1 / 3, 1 - (2 * gain - 1) ** 3)
+                break
+            mu, nu = (mu * 10, nu) if damping_fn == "marquardt" else (mu * nu, nu * 2)
+        optimizer.step(lambda: pn.stack([10 * (x[1] - x[0] * x[0]), 1 - x[0]]))
+        np.testing.assert_allclose(x.detach().numpy(), z, rtol=1e-7)
+        assert optimizer.state[x]["mu"] == pytest.approx(mu, rel=1e-6)
+    assert r(z) @ r(z) < 0.05 * (r(np.array([-1.2, 1.0])) ** 2).sum()
+
+
+@each_damping
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Softplus])
+def test_lm_fits_a_sine_in_a_hundred_steps(damping_fn, activation):
+    net, residuals = of_a_sine(activation)
+    optimizer = pn.optim.LevenbergMarquardt(net.parameters(), damping_fn=damping_fn)
+    losses = [optimizer.step(residuals).item() for _ in range(100)]
+    assert losses == sorted(losses, reverse=True)
+    assert (residuals() ** 2).mean().item() < 1e-6
+
+
+@each_damping
+def test_lm_saved_and_resumed_is_bitwise_the_same(damping_fn):
+    def steps(count, state=None, values=None):
+        pn.manual_seed(1)
+        net, residuals = of_a_sine()
+        if values:
+            net.load_state_dict(values)
+        optimizer = pn.optim.LevenbergMarquardt(net.parameters(), damping_fn=damping_fn)
+        if state:
+            optimizer.load_state_dict(state)
+        for _ in range(count):
+            optimizer.step(residuals)
+        return optimizer.state_dict(), {k: v.clone() for k, v in net.state_dict().items()}
+
+    want = steps(6)
+    got = steps(3, *steps(3))
+    assert got[0]["state"] == want[0]["state"] and [v.tolist() for v in got[1].values()] == [v.tolist() for v in want[1].values()]
+
+
+def test_lm_residuals_by_every_way_of_their_jacobian():
+    """Rows apart, few parameters, few residuals, compiled: nearly the same steps."""
+    worlds = []
+    for way in ("rows", "mixed", "transposed", "compiled"):
+        pn.manual_seed(1)
+        net, residuals = of_a_sine()
+        mixed = {"rows": residuals, "compiled": pn.compile(residuals), "transposed": lambda residuals=residuals: residuals().t(),
+                 "mixed": lambda residuals=residuals: residuals().flip(0)}[way]
+        optimizer = pn.optim.LevenbergMarquardt(net.parameters())
+        worlds.append([optimizer.step(mixed).item() for _ in range(8)])
+    for other in worlds[1:]:
+        np.testing.assert_allclose(other, worlds[0], rtol=1e-6)
+    with pytest.raises(pn.NotRecordable, match="compile its closure alone"):
+        pn.compile(lambda: optimizer.step(residuals))()
+
+
+def test_lm_with_parameters_that_stay_and_with_fewer_residuals_than_parameters():
+    net, _ = of_a_sine()
+    net[0].weight.requires_grad_(False)
+    first = net[0].weight.tolist()
+    for damping_fn in ("nielsen", "marquardt"):
+        optimizer = pn.optim.LevenbergMarquardt(net.parameters(), damping_fn=damping_fn)
+        for _ in range(30):
+            loss = optimizer.step(lambda: net(pn.tensor([[0.5], [1.0]], dtype="float64")) - 2.0)
+        assert loss.item() < 1e-20 and net[0].weight.tolist() == first
+        assert optimizer.step(lambda: net(pn.tensor([[0.5], [1.0]], dtype="float64")) - 2.0).item() < 1e-20
+    single = nn.Linear(2, 1)
+    optimizer = pn.optim.LevenbergMarquardt(single.parameters())
+    for _ in range(5):
+        optimizer.step(lambda: single(pn.eye(2)) - 1.0)
+    assert (single(pn.eye(2)) - 1.0).abs().max().item() < 1e-6 and single.weight.dtype == np.float32
+
+
+@pytest.mark.parametrize(("options", "says"), [({"damping": 0}, "damping must be positive, got 0"), ({"damping_fn": "ridge"}, "'ridge'"),
+                                               ({"max_eval": 0}, "max_eval"), ({"damping": float("nan")}, "nan")])
+def test_lm_refuses(options, says):
+    with pytest.raises(ValueError, match=says):
+        pn.optim.LevenbergMarquardt(parameters(1), **options)
+
+
+def test_lm_wants_residuals():
+    x, = parameters(1)
+    optimizer = pn.optim.LevenbergMarquardt([x])
+
+    def backward():
+        loss = (x * x).sum()
+        loss.backward()
+        return loss
+
+    for closure in (backward, lambda: x.detach(), lambda: x):
+        with pytest.raises(ValueError, match="residuals with their graph"):
+            optimizer.step(closure)
+    with pytest.raises(TypeError, match="as a tensor, not float"):
+        optimizer.step(lambda: 1.0)
+    assert x.tolist() == [1.0, 2.0]
+
+
+@each_damping
+def test_lm_stays_where_residuals_are_no_numbers(damping_fn):
+    x, = parameters(1)
+    optimizer = pn.optim.LevenbergMarquardt([x], damping_fn=damping_fn)
+    optimizer.step(lambda: x * float("nan"))
+    assert x.tolist() == [1.0, 2.0]
+    optimizer.step(lambda: (x if pn.is_grad_enabled() else x * float("inf")) * 1.0)       # wherever it looks
+    assert x.tolist() == [1.0, 2.0]
+    optimizer.step(lambda: x - 3.0)
+    assert x.tolist() != [1.0, 2.0]

@@ -144,9 +144,14 @@ def jacobian(func: Callable, inputs: Any, create_graph: bool = False, strict: bo
 def jacobian_of(y: Tensor, xs: tuple) -> list[Tensor]:
     """dy/dx of shape y.shape + x.shape for each leaf x that y has a graph to, by the fewest walks back."""
     found = jacobian_of_rows(y, xs)
-    if found is None and sum(x.numel() for x in xs) < y.numel() and all(type(n.op) is Op for n in _reachable([_edge(y)])):
-        return _by_columns((y,), xs, False)[0]
-    return _by_rows(y, xs, False, False) if found is None else found
+    if found is not None:
+        return found
+    with enable_grad():
+        if sum(x.numel() for x in xs) < y.numel() and all(type(node.op) is Op for node in _reachable([_edge(y)])):
+            rows = _by_columns((y,), xs, False)[0]
+        else:
+            rows = _by_rows(y, xs, False, False)
+    return [j.detach() for j in rows]
 
 
 def _by_rows(y: Tensor, xs: tuple, create_graph: bool, strict: bool) -> list:

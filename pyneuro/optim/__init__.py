@@ -29,12 +29,12 @@ from .optimizers import (
 
 if _TYPE_CHECKING:
     from . import lr_scheduler
-    from .closures import LBFGS, GradientDescent
+    from .closures import LBFGS, GradientDescent, LevenbergMarquardt
 
-__all__ = ["ASGD", "LAMB", "LBFGS", "OPTIMIZERS", "SGD", "AdaBelief", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW",
-           "AdamWScheduleFree", "Adamax", "GradientDescent", "Lion", "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop",
-           "Yogi", "lr_scheduler"]
-_LATER = {"GradientDescent": "closures", "LBFGS": "closures"}
+__all__ = ["ASGD", "LAMB", "LBFGS", "OPTIMIZERS", "SGD", "AdaBelief", "Adadelta", "Adafactor", "Adagrad",
+           "Adam", "AdamW", "AdamWScheduleFree", "Adamax", "GradientDescent", "LevenbergMarquardt", "Lion",
+           "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "Yogi", "lr_scheduler"]
+_LATER = {"GradientDescent": "closures", "LBFGS": "closures", "LevenbergMarquardt": "closures"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..autograd.functional import jacobian_of
 from ..graph import enable_grad, no_grad
+from ..graph import whole as has_graph
 from ..kernels import ShapeError, watcher, watchers
 from ..tensor import Tensor, cat, wrap
 from .optimizers import Optimizer, _numbers
 
-__all__ = ["LBFGS", "GradientDescent"]
+__all__ = ["LBFGS", "GradientDescent", "LevenbergMarquardt"]
 
 
 class _Vector(Optimizer):
@@ -98,6 +100,11 @@ class _Vector(Optimizer):
         self.state.clear()
         if saved:
             self.state[first] = saved
+
+
+def _check_max_eval(optimizer: Optimizer, group: dict[str, Any]) -> None:
+    if not isinstance(group["max_eval"], int) or group["max_eval"] < 1:
+        raise ValueError(f"{type(optimizer).__name__}: max_eval must be a positive integer, got {group['max_eval']!r}")
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
@@ -299,8 +306,7 @@ class GradientDescent(_Vector):
             raise ValueError(f"GradientDescent: it must be 0 < c1 < c2 < 1, got c1={group['c1']}, c2={group['c2']}")
         if not 0 < group["backtrack"] < 1:
             raise ValueError(f"GradientDescent: backtrack must be between 0 and 1, got {group['backtrack']}")
-        if not isinstance(group["max_eval"], int) or group["max_eval"] < 1:
-            raise ValueError(f"GradientDescent: max_eval must be a positive integer, got {group['max_eval']!r}")
+        _check_max_eval(self, group)
 
     @no_grad
     def step(self, closure: Callable[[], Any]) -> Any:
@@ -343,3 +349,93 @@ class GradientDescent(_Vector):
             return None
         curvature = _dot(before, before - g)            # s = -t before, y = g - before
         return last * _dot(before, before) / curvature if curvature > 0 else None
+
+
+class LevenbergMarquardt(_Vector):
+    """Least squares: of the residuals r(x) the least |r|^2 / 2, by steps d with (J^T J + mu D) d = -J^T r, J = dr/dx.
+
+    step(closure): closure returns the residuals, a tensor of any shape with its graph, and neither squares them nor calls
+    backward(): `lambda: model(x) - y`. A d that does not lower |r| is taken back and mu raised, up to max_eval times; after
+    one that does mu is lowered, and the step is done. Returns |r|^2 / 2 before the step. x stays where no |J^T r| is above
+    tolerance_grad, or |d| is below tolerance_change |x|.
+
+    damping_fn 'nielsen': D = 1, mu begins at damping max(J^T J) and follows the gain, the decrease of |r|^2 over what the linear
+    model promised: mu max(1/3, 1 - (2 gain - 1)^3), or mu nu, nu = 2, 4, 8... (Madsen, Nielsen and Tingleff 2004).
+    'marquardt': D = diag(J^T J), mu begins at damping, and is divided or multiplied by 10 (Marquardt 1963).
+
+    For small models: J has a row for each residual and J^T J for each parameter; it is solved in float64. Raises ValueError
+    where residuals have no graph, TypeError where they are no tensor. A step is not recorded by pn.compile; its closure may be
+    compiled, but J then takes a walk back for each residual, and without it often one for all.
+    """
+
+    def __init__(self, params: Any, damping: float = 0.001, damping_fn: str = "nielsen", *, max_eval: int = 20,
+                 tolerance_grad: float = 1e-12, tolerance_change: float = 1e-14) -> None:
+        super().__init__(params, _numbers(locals()))
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        if group["damping_fn"] not in ("nielsen", "marquardt"):
+            raise ValueError(f"LevenbergMarquardt: damping_fn must be 'nielsen' or 'marquardt', got {group['damping_fn']!r}")
+        if not 0 < group["damping"] < np.inf:
+            raise ValueError(f"LevenbergMarquardt: damping must be positive, got {group['damping']}")
+        _check_max_eval(self, group)
+
+    @no_grad
+    def step(self, closure: Callable[[], Any]) -> Any:
+        group, state = self._begin()
+        residuals = self._residuals(closure)
+        state["func_evals"] += 1
+        r, x = residuals.detach().numpy().astype(np.float64).ravel(), self._values()
+        loss = residuals.detach().square().sum() / 2
+        J = self._jacobian(residuals)
+        gradient, normal = J.T @ r, J.T @ J
+        if not np.isfinite(gradient).all() or abs(gradient).max(initial=0.0) <= group["tolerance_grad"]:
+            return loss
+        state["n_iter"] += 1
+        curvature = normal.diagonal()
+        relative = group["damping_fn"] == "marquardt"
+        scale = np.where(curvature > 0, curvature, 1.0) if relative else np.ones(len(x))
+        mu = state.get("mu") or group["damping"] * (1.0 if relative else float(curvature.max()))
+        nu = state.get("nu", 2.0)
+        start = mu, nu
+        kept = [p.clone() for p in self._params]
+        for _ in range(group["max_eval"]):
+            try:
+                d = np.linalg.solve(normal + np.diag(mu * scale), -gradient)
+            except np.linalg.LinAlgError:
+                d = np.full(len(x), np.inf)
+            if np.linalg.norm(d) <= group["tolerance_change"] * np.linalg.norm(x):
+                mu, nu = start              # mu has grown because there is nowhere to go
+                break
+            self._move(1.0, wrap(d))
+            after = closure().detach().numpy().astype(np.float64).ravel()
+            state["func_evals"] += 1
+            gain = (r - after) @ (r + after) / (d @ (mu * scale * d - gradient))
+            if gain > 0:
+                mu, nu = (mu / 10, 2.0) if relative else (mu * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0)
+                break
+            for p, before in zip(self._params, kept):
+                p.copy_(before)
+            mu, nu = (mu * 10, 2.0) if relative else (mu * nu, nu * 2)
+        state.update(mu=float(mu), nu=float(nu))
+        return loss
+
+    def _values(self) -> np.ndarray:
+        return np.concatenate([p.detach().numpy().astype(np.float64).ravel() for p in self._params])
+
+    def _residuals(self, closure: Callable[[], Any]) -> Tensor:
+        with enable_grad():
+            found = closure()
+        if not isinstance(found, Tensor):
+            raise TypeError(f"the closure of LevenbergMarquardt returns the residuals as a tensor, not {type(found).__name__}")
+        if not has_graph(found):
+            raise ValueError("the closure of LevenbergMarquardt returns residuals with their graph: they must depend on a "
+                             "parameter that requires grad, and the closure must not call backward()")
+        return found
+
+    def _jacobian(self, residuals: Tensor) -> np.ndarray:
+        """A row for each residual, a column for each number of the parameters, 0 for those that need no gradient."""
+        free = tuple(p for p in self._params if p.requires_grad)
+        found = dict(zip(map(id, free), jacobian_of(residuals, free)))
+        return np.concatenate([found[id(p)].numpy().reshape(residuals.numel(), -1) if id(p) in found
+                               else np.zeros((residuals.numel(), p.numel())) for p in self._params], 1, dtype=np.float64)
