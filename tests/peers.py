@@ -9,6 +9,7 @@ import warnings
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 
@@ -235,7 +236,7 @@ OPTIMIZERS = list(trainings(OPTIMIZER_NAMES))
 
 def namespaces(t):
     return {"nn": t.nn, "functional": t.nn.functional, "optim": t.optim, "init": t.nn.init, "utils": t.nn.utils,
-            "lr_scheduler": t.optim.lr_scheduler, "data": t.utils.data}
+            "lr_scheduler": t.optim.lr_scheduler, "swa_utils": import_module(f"{t.__name__}.optim.swa_utils"), "data": t.utils.data}
 
 
 def parameters(f):

@@ -3,11 +3,15 @@
 import copy
 import math
 import warnings
+from importlib import import_module
 
+import numpy as np
 import pytest
+from cases import random
 
 import pyneuro as pn
-from pyneuro.optim import lr_scheduler
+from pyneuro import nn
+from pyneuro.optim import lr_scheduler, swa_utils
 
 STEPS = 130
 
@@ -65,7 +69,15 @@ SCHEDULES = {  # a name, and the schedule of an optimizer from a module s of sch
     "ChainedScheduler of three": lambda s, o: s.ChainedScheduler(
         [s.LinearLR(o), s.StepLR(o, 9, 0.6), s.CosineAnnealingLR(o, 100)]),
 }
+for words, options in {"": {}, " each": {"swa_lr": [0.2, 0.01], "anneal_epochs": 30}, " linear": {"anneal_strategy": "linear"},
+                       " at once": {"anneal_epochs": 0}}.items():
+    SCHEDULES["SWALR" + words] = lambda s, o, options=options: swa(s).SWALR(o, **{"swa_lr": 0.2} | options)
 each = pytest.mark.parametrize("name", SCHEDULES)
+
+
+def swa(schedules):
+    """swa_utils beside a module lr_scheduler."""
+    return import_module(schedules.__name__.replace("lr_scheduler", "swa_utils"))
 
 
 def optimizer_of(t, kind="SGD"):
@@ -310,3 +322,120 @@ def test_one_cycle_ends():
     walk(optimizer, schedule, range(5))
     with pytest.raises(ValueError, match="total_steps=5"):
         schedule.step()
+
+
+# -------------------------------------------------------------------------------------------------------- averaged models
+
+AVERAGES = {  # arguments of AveragedModel, of a module u like swa_utils
+    "default": lambda u: {}, "swa": lambda u: {"avg_fn": u.get_swa_avg_fn()}, "swa multi": lambda u: {"multi_avg_fn": u.get_swa_multi_avg_fn()},
+    "ema": lambda u: {"avg_fn": u.get_ema_avg_fn(0.7)}, "ema multi": lambda u: {"multi_avg_fn": u.get_ema_multi_avg_fn(0.3)},
+    "ema default": lambda u: {"multi_avg_fn": u.get_ema_multi_avg_fn()},
+    "own": lambda u: {"avg_fn": lambda mean, p, n: (mean * n + p * 2) / (n + 2)},
+}
+
+
+def normalised(t):
+    g = random("normalised")
+    net = t.nn.Sequential(t.nn.Linear(3, 4), t.nn.BatchNorm1d(4), t.nn.Tanh(), t.nn.Linear(4, 1)).double()
+    for p in net.parameters():
+        p.data = t.tensor(g.normal(size=tuple(p.shape)))
+    return net, [t.tensor(g.normal(size=(6, 3))) for _ in range(5)]
+
+
+def averaged(t, arguments, use_buffers, dtype="float64"):
+    """An averaged model after 5 steps of training."""
+    (net, batches), u = normalised(t), import_module(f"{t.__name__}.optim.swa_utils")
+    optimizer = t.optim.SGD(net.parameters(), lr=0.1)
+    model = u.AveragedModel(net, use_buffers=use_buffers, **arguments(u))
+    for x in batches:
+        optimizer.zero_grad()
+        (net(x) ** 2).mean().backward()
+        optimizer.step()
+        model.update_parameters(net)
+    return model, net, batches, u
+
+
+def as_arrays(model):
+    return {k: np.asarray(v.detach()) for k, v in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averages_are_torchs(name, use_buffers, torch):
+    """Parameters and buffers; torch has the share of the new model in the default dtype."""
+    arguments = AVERAGES[name]
+    if name == "swa multi" and use_buffers:
+        pytest.skip("torch's own fails for buffers of whole numbers: integer division with addcdiv")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        theirs = as_arrays(averaged(torch, arguments, use_buffers)[0])
+    finally:
+        torch.set_default_dtype(before)
+    mine = as_arrays(averaged(pn, arguments, use_buffers)[0])
+    assert list(mine) == list(theirs)
+    for key, value in theirs.items():
+        np.testing.assert_allclose(mine[key], value, rtol=1e-12, err_msg=key)
+        assert mine[key].dtype == value.dtype
+
+
+def test_an_average_is_the_mean_and_a_model():
+    net, batches = normalised(pn)
+    model = swa_utils.AveragedModel(net)
+    weights, x = [], batches[0]
+    for i in range(4):
+        net[0].weight.data = net[0].weight.detach() * (i + 1)
+        weights.append(net[0].weight.detach().numpy().copy())
+        model.update_parameters(net)
+    np.testing.assert_allclose(model.module[0].weight.detach().numpy(), np.mean(weights, 0), rtol=1e-14)
+    assert int(model.n_averaged) == 4 and model(x).shape == net(x).shape and model.module is not net
+    again = swa_utils.AveragedModel(net)
+    again.load_state_dict(model.state_dict())
+    assert as_arrays(again).keys() == as_arrays(model).keys() and int(again.n_averaged) == 4
+    assert again.module[0].weight.tolist() == model.module[0].weight.tolist()
+
+
+def test_update_bn_is_torchs(torch):
+    got = []
+    for t in (pn, torch):
+        model, _, batches, u = averaged(t, AVERAGES["ema"], False)
+        model.eval()
+        u.update_bn([batches[0], (batches[1], 0), [batches[2]]], model, device="cpu")
+        assert not model.training and model.module[1].momentum == 0.1
+        got.append(as_arrays(model))
+    for key, value in got[1].items():
+        np.testing.assert_allclose(got[0][key], value, rtol=1e-9, err_msg=key)
+
+
+def test_update_bn_without_norms_and_where_it_fails():
+    swa_utils.update_bn(None, nn.Linear(2, 2))
+    net, _ = normalised(pn)
+    net.eval()
+    with pytest.raises(ValueError):
+        swa_utils.update_bn([pn.zeros(4, 2, dtype="float64")], net)
+    assert net[1].momentum == 0.1 and not net.training
+
+
+@pytest.mark.parametrize(("make", "says"), [
+    (lambda o, m: swa_utils.get_ema_avg_fn(1.5), "between 0 and 1, got 1.5"),
+    (lambda o, m: swa_utils.get_ema_multi_avg_fn(-0.1), "between 0 and 1, got -0.1"),
+    (lambda o, m: swa_utils.AveragedModel(m, avg_fn=max, multi_avg_fn=max), "not both"),
+    (lambda o, m: swa_utils.AveragedModel(m).update_parameters(nn.Linear(3, 2)), r"shapes \[\[\[3, 3\].*\[\[\[2, 3\]"),
+    (lambda o, m: swa_utils.SWALR(o, 0.1, anneal_strategy="step"), "'cos' or 'linear', got 'step'"),
+    (lambda o, m: swa_utils.SWALR(o, 0.1, anneal_epochs=-1), "from 0 on, got -1"),
+    (lambda o, m: swa_utils.SWALR(o, 0.1, anneal_epochs=1.0), "from 0 on, got 1.0"),
+    (lambda o, m: swa_utils.SWALR(o, [0.1] * 3), "3 values, the optimizer 2"),
+])
+def test_averages_refuse(make, says):
+    with pytest.raises(ValueError, match=says):
+        make(optimizer_of(pn), nn.Linear(3, 3))
+
+
+def test_averages_are_compiled_and_updates_are_not():
+    model, net, batches, _ = averaged(pn, AVERAGES["default"], False)
+    compiled = pn.compile(model.eval())
+    for _ in range(2):
+        assert compiled(batches[0]).tolist() == model(batches[0]).tolist()
+        model.update_parameters(net)
+    with pytest.raises(pn.NotRecordable, match=r"values of a tensor.*are read"):
+        pn.compile(lambda: model.update_parameters(net))()

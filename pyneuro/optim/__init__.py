@@ -28,19 +28,19 @@ from .optimizers import (
 )
 
 if _TYPE_CHECKING:
-    from . import lr_scheduler
+    from . import lr_scheduler, swa_utils
     from .closures import LBFGS, GradientDescent, LevenbergMarquardt
 
 __all__ = ["ASGD", "LAMB", "LBFGS", "OPTIMIZERS", "SGD", "AdaBelief", "Adadelta", "Adafactor", "Adagrad",
            "Adam", "AdamW", "AdamWScheduleFree", "Adamax", "GradientDescent", "LevenbergMarquardt", "Lion",
-           "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "Yogi", "lr_scheduler"]
+           "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "Yogi", "lr_scheduler", "swa_utils"]
 _LATER = {"GradientDescent": "closures", "LBFGS": "closures", "LevenbergMarquardt": "closures"}
 
 
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name in ("lr_scheduler",):
+    if name in ("lr_scheduler", "swa_utils"):
         return import_module(f"{__name__}.{name}")
     if name in _LATER:
         found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
