@@ -126,7 +126,7 @@ IMPORTED = {"prefer_complete", "ACTIVATIONS"}          # of ours, and only used
 
 
 @pytest.mark.parametrize("name", ["", "nn", "optim", "autograd", "kernels", "nn.activations", "nn.losses", "nn.module",
-                                  "nn.utils", "optim.closures", "optim.lr_scheduler", "optim.swa_utils", "utils", "utils.data"])
+                                  "nn.utils", "optim.closures", "optim.lr_scheduler", "optim.range_test", "optim.swa_utils", "utils", "utils.data"])
 def test_all_is_what_is_exported(name):
     module = importlib.import_module(f"pyneuro.{name}".rstrip("."))
     listed = module.__all__

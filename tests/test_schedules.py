@@ -439,3 +439,107 @@ def test_averages_are_compiled_and_updates_are_not():
         model.update_parameters(net)
     with pytest.raises(pn.NotRecordable, match=r"values of a tensor.*are read"):
         pn.compile(lambda: model.update_parameters(net))()
+
+
+# ------------------------------------------------------------------------------------------------------------- range test
+
+def a_line_to_fit(dtype="float32"):
+    """A model that is y = w x, its data: batches on which the loss is h (w - 3)^2 / 2 with h = 1."""
+    net = nn.Linear(1, 1, bias=False, dtype=dtype)
+    net.weight.data = pn.tensor([[0.0]], dtype=dtype)
+    x = pn.tensor([[1.0], [-1.0]], dtype=dtype)
+    return net, [(x, x * 3.0)] * 3
+
+
+def half_squared(y, target):
+    return ((y - target) ** 2).mean() / 2
+
+
+def test_lr_finder_follows_gradient_descent():
+    """Of one parameter each loss is known: w - 3 is multiplied by 1 - rate."""
+    net, data = a_line_to_fit("float64")
+    found = pn.optim.lr_finder(net, half_squared, pn.optim.SGD(net.parameters(), lr=0.5), data, start_lr=1e-3, end_lr=100.0,
+                               num_iter=60, smoothing=0.5)
+    rates = np.geomspace(1e-3, 100, 60)
+    error = 3 * np.cumprod([1.0, *(1 - rates[:-1])])
+    count = len(found.rates)
+    np.testing.assert_allclose(found.rates, rates[:count])
+    np.testing.assert_allclose(found.losses, error[:count] ** 2 / 2, rtol=1e-9)
+    mean, means = 0.0, []
+    for i, value in enumerate(found.losses, 1):
+        mean = mean / 2 + value / 2
+        means.append(mean / (1 - 0.5**i))
+    np.testing.assert_allclose(found.smoothed, means)
+    assert count < 60 and means[-1] > 4 * min(means) and all(m <= 4 * min(means[:i + 1]) for i, m in enumerate(means[:-1]))
+    assert 0.01 < found.suggestion < 1 and found.suggestion in found.rates
+
+
+@pytest.mark.parametrize("make", [
+    lambda p: pn.optim.SGD(p, lr=0.3, momentum=0.9), lambda p: pn.optim.Adam(p, lr=pn.tensor(0.25)),
+    lambda p: pn.optim.AdamWScheduleFree(p), lambda p: pn.optim.LBFGS(p, max_iter=3), lambda p: pn.optim.Muon(p),
+    lambda p: pn.optim.SGD([{"params": p[:1], "lr": 0.1}, {"params": p[1:], "lr": 0.2}])])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_lr_finder_leaves_everything_as_it_was(make, steps):
+    pn.manual_seed(1)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.ReLU(), nn.Dropout(0.1), nn.Linear(4, 1))
+    optimizer = make([net[0].weight, net[4].weight])
+    data = [(pn.randn(8, 3), pn.randn(8, 1)) for _ in range(3)]
+
+    def train(count):
+        for x, y in data[:count]:
+            def closure(x=x, y=y):
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(net.eval()(x), y)
+                loss.backward()
+                return loss
+            optimizer.step(closure)
+
+    def everything():
+        state = optimizer.state_dict()
+        return repr([[v.tolist() for v in net.state_dict().values()], [None if p.grad is None else p.grad.tolist() for p in net.parameters()],
+                     {i: {k: getattr(v, "tolist", lambda v=v: v)() for k, v in sorted(s.items())} for i, s in state["state"].items()},
+                     state["param_groups"], [m.training for m in net.modules()], optimizer._opt_called])
+
+    train(steps)
+    net.train()
+    net[3].eval()
+    before, grads, rate = everything(), [p.grad for p in net.parameters()], optimizer.param_groups[0]["lr"]
+    found = pn.optim.lr_finder(net, nn.functional.mse_loss, optimizer, data, num_iter=20)
+    assert everything() == before and len(found.losses) > 3
+    assert all(p.grad is g for p, g in zip(net.parameters(), grads)) and optimizer.param_groups[0]["lr"] is rate
+    with pytest.raises(ZeroDivisionError):
+        pn.optim.lr_finder(net, lambda y, target: y.sum() / (1 // 0), optimizer, data)
+    assert everything() == before
+    train(2)
+
+
+def test_lr_finder_ends_with_its_data_or_the_numbers():
+    net, data = a_line_to_fit()
+    sgd = pn.optim.SGD(net.parameters(), lr=0.5)
+    once = pn.optim.lr_finder(net, half_squared, sgd, iter(data), num_iter=50)
+    assert len(once.rates) == 3 and once.suggestion == once.suggestion
+    gone = pn.optim.lr_finder(net, lambda y, target: half_squared(y, target) / 0, sgd, data)
+    assert len(gone.rates) == 1 and gone.suggestion != gone.suggestion
+    assert net.weight.tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize(("options", "error", "says"), [
+    ({"start_lr": 0.0}, ValueError, "0 < start_lr"), ({"start_lr": 1.0, "end_lr": 0.1}, ValueError, "got 1.0 and 0.1"),
+    ({"num_iter": 1}, ValueError, "from 2 on, got 1"), ({"num_iter": 10.0}, ValueError, "got 10.0"),
+    ({"smoothing": 1.0}, ValueError, "smoothing"), ({"diverge": 1.0}, ValueError, "diverge"), ({"data": []}, ValueError, "no batch"),
+    ({"model": half_squared}, TypeError, "Module as model, not function"), ({"optimizer": None}, TypeError, "Optimizer, not NoneType")])
+def test_lr_finder_refuses(options, error, says):
+    net, data = a_line_to_fit()
+    given = {"model": net, "loss": half_squared, "optimizer": pn.optim.SGD(net.parameters()), "data": data} | options
+    with pytest.raises(error, match=says):
+        pn.optim.lr_finder(**given)
+
+
+def test_lr_finder_is_not_recorded_and_takes_compiled_models():
+    net, data = a_line_to_fit()
+    sgd = pn.optim.SGD(net.parameters(), lr=0.5)
+    with pytest.raises(pn.NotRecordable, match=r"SGD is tried at many rates.*test_schedules.py"):
+        pn.compile(lambda: pn.optim.lr_finder(net, half_squared, sgd, data))()
+    found = pn.optim.lr_finder(net, half_squared, sgd, data)
+    compiled = pn.optim.lr_finder(pn.compile(net), half_squared, sgd, data)
+    assert compiled.losses.tolist() == found.losses.tolist()

@@ -30,11 +30,12 @@ from .optimizers import (
 if _TYPE_CHECKING:
     from . import lr_scheduler, swa_utils
     from .closures import LBFGS, GradientDescent, LevenbergMarquardt
+    from .range_test import lr_finder
 
 __all__ = ["ASGD", "LAMB", "LBFGS", "OPTIMIZERS", "SGD", "AdaBelief", "Adadelta", "Adafactor", "Adagrad",
            "Adam", "AdamW", "AdamWScheduleFree", "Adamax", "GradientDescent", "LevenbergMarquardt", "Lion",
-           "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "Yogi", "lr_scheduler", "swa_utils"]
-_LATER = {"GradientDescent": "closures", "LBFGS": "closures", "LevenbergMarquardt": "closures"}
+           "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "Yogi", "lr_finder", "lr_scheduler", "swa_utils"]
+_LATER = {"GradientDescent": "closures", "LBFGS": "closures", "LevenbergMarquardt": "closures", "lr_finder": "range_test"}
 
 
 def __getattr__(name: str) -> Any:
