@@ -306,6 +306,99 @@ def test_every_error_of_torchs_tests(name, description, i, torch):
     assert str(refused.value)
 
 
+# --------------------------------------------------------------------------- those without a twin in torch, by their papers
+
+def lion(p, gradients, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0):
+    """Chen et al. 2023, algorithm 2."""
+    m = np.zeros_like(p)
+    for g in gradients:
+        update = np.sign(betas[0] * m + (1 - betas[0]) * g)
+        p = p - lr * (update + weight_decay * p)
+        m = betas[1] * m + (1 - betas[1]) * g
+        yield p
+
+
+def moments(m, v, g, t, betas):
+    """Adam's, with what they are without their bias."""
+    m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g * g
+    return m, v, m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
+
+
+def lamb(p, gradients, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0):
+    """You et al. 2020, algorithm 2, phi the identity."""
+    m = v = np.zeros_like(p)
+    for t, g in enumerate(gradients, 1):
+        m, v, m_hat, v_hat = moments(m, v, g, t, betas)
+        u = m_hat / (np.sqrt(v_hat) + eps) + weight_decay * p
+        p = p - lr * np.linalg.norm(p) / np.linalg.norm(u) * u
+        yield p
+
+
+def adabelief(p, gradients, lr=1e-3, betas=(0.9, 0.999), eps=1e-16, weight_decay=0.0, decoupled_weight_decay=True):
+    """Zhuang et al. 2020, algorithm 2: eps is added to s too."""
+    m = s = np.zeros_like(p)
+    for t, g in enumerate(gradients, 1):
+        if decoupled_weight_decay:
+            p = p * (1 - lr * weight_decay)
+        else:
+            g = g + weight_decay * p
+        m = betas[0] * m + (1 - betas[0]) * g
+        s = betas[1] * s + (1 - betas[1]) * (g - m) ** 2 + eps
+        p = p - lr * (m / (1 - betas[0] ** t)) / (np.sqrt(s / (1 - betas[1] ** t)) + eps)
+        yield p
+
+
+def yogi(p, gradients, lr=1e-2, betas=(0.9, 0.999), eps=1e-3, weight_decay=0.0, initial_accumulator_value=1e-6):
+    """Zaheer et al. 2018, algorithm 2, with Adam's factors against the bias as in the authors' code."""
+    m, v = np.zeros_like(p), np.full_like(p, initial_accumulator_value)
+    for t, g in enumerate(gradients, 1):
+        g = g + weight_decay * p
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = v - (1 - betas[1]) * np.sign(v - g * g) * g * g
+        p = p - lr * (m / (1 - betas[0] ** t)) / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+        yield p
+
+
+def adamwschedulefree(p, gradients, lr=2.5e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, warmup_steps=0, r=0.0,
+                      weight_lr_power=2.0):
+    """Defazio et al. 2024, algorithm 1, with v_t of Adam as in the authors' code; the points y at which gradients are taken."""
+    x = z = y = p
+    v, largest, total = np.zeros_like(p), 0.0, 0.0
+    for t, g in enumerate(gradients, 1):
+        v = betas[1] * v + (1 - betas[1]) * g * g
+        rate = lr * (min(1.0, t / warmup_steps) if warmup_steps else 1.0)
+        largest = max(largest, rate)
+        weight = t**r * largest**weight_lr_power
+        total += weight
+        z = z - rate * (g / (np.sqrt(v / (1 - betas[1] ** t)) + eps) + weight_decay * y)
+        x = (1 - weight / total) * x + weight / total * z
+        y = (1 - betas[0]) * z + betas[0] * x
+        yield y
+
+
+PAPERS = {"Lion": (lion, [{}, {"lr": 0.1, "betas": (0.5, 0.8), "weight_decay": 0.2}]),
+          "LAMB": (lamb, [{}, {"lr": 0.1, "betas": (0.5, 0.8), "weight_decay": 0.2, "eps": 1e-2}]),
+          "AdaBelief": (adabelief, [{}, {"lr": 0.1, "betas": (0.5, 0.8), "weight_decay": 0.2, "eps": 1e-3},
+                                    {"weight_decay": 0.2, "decoupled_weight_decay": False}]),
+          "Yogi": (yogi, [{}, {"lr": 0.1, "betas": (0.5, 0.8), "weight_decay": 0.2, "eps": 1e-2, "initial_accumulator_value": 0.3}]),
+          "AdamWScheduleFree": (adamwschedulefree, [{}, {"lr": 0.1, "betas": (0.5, 0.8), "weight_decay": 0.2},
+                                                    {"warmup_steps": 5, "r": 1.0, "weight_lr_power": 1.0}])}
+
+
+@pytest.mark.parametrize(("name", "options"), [(k, o) for k, (_, rows) in PAPERS.items() for o in rows])
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_every_step_is_the_papers(name, options, on):
+    g = random("paper", name)
+    start, gradients = g.normal(size=(3, 5)), [g.normal(size=(3, 5)) for _ in range(20)]
+    for maximize in (False, True):
+        p = pn.tensor(start, requires_grad=True)
+        optimizer = getattr(pn.optim, name)([p], maximize=maximize, **options)
+        for given, want in zip(gradients, PAPERS[name][0](start, [-v if maximize else v for v in gradients], **options)):
+            p.grad = pn.tensor(given)
+            optimizer.step()
+            np.testing.assert_allclose(p.detach().numpy(), want, rtol=1e-9, atol=1e-12)
+
+
 # -------------------------------------------------------------------------- optimizers that evaluate the loss themselves
 
 def rosenbrock(x):
