@@ -231,6 +231,21 @@ def test_every_optimizer_with_rates_that_change(cls, options, on, dtype):
     assert world.run.recordings == 1, "numbers of a group are followed, not recorded again"
 
 
+@pytest.mark.parametrize("options", [{}, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}])
+@each_backend
+@each_dtype
+def test_muon_with_rates_that_change(options, on, dtype):
+    """The one optimizer that is not in the table, as it takes matrices alone."""
+    def between(world, i):
+        world.optimizer.param_groups[0]["lr"] = 0.05 / (i + 1)
+
+    def matrices(params):
+        return optim.Muon([p for p in params if p.ndim == 2], lr=0.1, **options)
+
+    world = twins(4, between, model=lambda: mlp(dtype=dtype), optimizer=matrices, batches=[batch(i, dtype=dtype) for i in range(4)])
+    assert world.run.recordings == 2, "one before biases, which nobody zeroes, have gradients, and one after"
+
+
 @pytest.mark.parametrize("make", [lambda o: StepLR(o, 2, 0.3), lambda o: CosineAnnealingLR(o, 4)])
 @each_backend
 def test_schedules_step_outside(make, on):

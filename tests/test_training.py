@@ -373,6 +373,32 @@ def test_an_optimizer_may_need_the_loss_again(data):
     assert same(model, other) and history.history["loss"] == plain.history["loss"][:1]
 
 
+@pytest.mark.parametrize("make", [lambda p: optim.LBFGS(p, max_iter=5, line_search_fn="strong_wolfe"),
+                                  lambda p: optim.GradientDescent(p, line_search_fn="armijo")])
+def test_optimizers_that_search_fit(make, data):
+    """The same as by hand on the whole of the data, and lower from epoch to epoch."""
+    model, other, loss_of = network(), network(), nn.CrossEntropyLoss()
+    history = fit(model, loss_of, make(model.parameters()), *data, batch_size=ROWS, shuffle=False, epochs=8)
+    losses = history.history["loss"]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.9 * losses[0]
+    optimizer, (x, y) = make(other.parameters()), map(pn.tensor, data)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(other(x.float()), y)
+        loss.backward()
+        return loss
+
+    for want in losses:
+        assert optimizer.step(closure).item() == pytest.approx(want, rel=1e-4)
+
+
+def test_fit_does_not_take_least_squares(data):
+    model = network()
+    with pytest.raises(ValueError, match="must not call backward"):
+        fit(model, nn.CrossEntropyLoss(), optim.LevenbergMarquardt(model.parameters()), *data)
+
+
 # ------------------------------------------------------------------------------------------------------------ callbacks
 
 def test_callbacks_are_called_in_order(data):
