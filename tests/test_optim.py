@@ -571,6 +571,25 @@ def test_searches_have_one_group(name, options):
         optimizer.step()
 
 
+@pytest.mark.parametrize("make", [lambda p: pn.optim.LBFGS(p, line_search_fn="strong_wolfe"), lambda p: pn.optim.GradientDescent(p),
+                                  lambda p: pn.optim.LevenbergMarquardt(p)])
+def test_a_closure_that_fails_amid_a_search_leaves_the_parameters(make):
+    x, = parameters(1)
+    optimizer, asked = make([x]), []
+
+    def closure():
+        asked.append(x.tolist())
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+        if isinstance(optimizer, pn.optim.LevenbergMarquardt):
+            return x - 5.0
+        return closure_of(optimizer, lambda: ((x - 5.0) ** 2).sum())()
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    assert x.tolist() == [1.0, 2.0] == asked[0] != asked[1]
+
+
 def test_lbfgs_knows_one_search():
     x, = parameters(1)
     optimizer = pn.optim.LBFGS([x], line_search_fn="armijo")

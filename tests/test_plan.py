@@ -18,7 +18,7 @@ from test_package import python
 import pyneuro as pn
 import pyneuro.nn.functional as F
 from pyneuro import nn, optim
-from pyneuro.autograd import grad
+from pyneuro.autograd import functional, grad
 from pyneuro.nn.module import Parameter
 from pyneuro.nn.utils import clip_grad_norm_, clip_grad_value_
 from pyneuro.ops import OPS
@@ -229,6 +229,23 @@ def test_every_optimizer_with_rates_that_change(cls, options, on, dtype):
     world = twins(5, between, model=lambda: mlp(dtype=dtype), optimizer=lambda p: cls(p, lr=0.1, **options),
                   batches=[batch(i, dtype=dtype) for i in range(5)])
     assert world.run.recordings == 1, "numbers of a group are followed, not recorded again"
+
+
+DERIVATIVES = {
+    **{f"jacobian {' '.join(map(str, options.values()))}".strip(): lambda f, w, options=options: functional.jacobian(f, w, **options)
+       for options in ({}, {"vectorize": True}, {"strategy": "forward-mode"})},
+    "hessian": lambda f, w: functional.hessian(lambda w: (f(w) ** 2).sum(), w),
+    "hvp": lambda f, w: functional.hvp(lambda w: (f(w) ** 2).sum(), w, w), "jvp": lambda f, w: functional.jvp(f, w, w),
+    "vjp": lambda f, w: functional.vjp(f, w, f(w)),
+}
+
+
+@table(DERIVATIVES)
+@each_backend
+def test_derivatives_of_functions(row, on):
+    x, _ = batch(0)
+    compiled = same_as_eager(lambda w: row(lambda w: F.linear(x, w).tanh(), w), *[(batch(i, rows=2)[0],) for i in range(3)])
+    assert compiled.recordings == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}])

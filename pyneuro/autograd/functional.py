@@ -8,7 +8,7 @@ from ..graph import _edge, _reachable, enable_grad, grad
 from ..kernels import ShapeError
 from ..ops import Op
 from ..tensor import Tensor, stack
-from .rows import jacobian_of_rows
+from .rows import jacobian_of_rows, one_at
 
 __all__ = ["hessian", "hvp", "jacobian", "jvp", "vhp", "vjp"]
 
@@ -158,8 +158,7 @@ def _by_rows(y: Tensor, xs: tuple, create_graph: bool, strict: bool) -> list:
     found: list[list] = [[] for _ in xs]
     line = y.reshape(-1)
     for i in range(y.numel()):
-        unit = line._full(line.shape, 0.0)
-        unit.array[i] = 1
+        unit = one_at(line, line.shape, i)
         row = _filled(_grad((line,), xs, (unit,), create_graph), xs, strict, "the output")
         for rows, g in zip(found, row):
             rows.append(g)
@@ -173,8 +172,7 @@ def _by_columns(ys: tuple, xs: tuple, create_graph: bool) -> list:
     for b, x in zip(back, xs):
         columns: list[list] = [[] for _ in ys]
         for i in range(x.numel()):
-            unit = x._full((x.numel(),), 0.0)
-            unit.array[i] = 1
+            unit = one_at(x, (x.numel(),), i)
             products = _filled(_grad((b,), probes, (unit.reshape(x.shape),), create_graph), probes, False, "")
             for column, p in zip(columns, products):
                 column.append(p)

@@ -8,13 +8,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..graph import Node, _edge, _reachable, no_grad
+from ..kernels import unrecorded
 from ..tensor import Tensor, stack
 
-__all__ = ["jacobian_of_rows"]
+__all__ = ["jacobian_of_rows", "one_at"]
 
 
 class _Mixed(Exception):
     """An op that is not known to keep rows apart."""
+
+
+def one_at(like: Tensor, shape: tuple[int, ...], key: Any) -> Tensor:
+    """0, but 1 at key: a constant to a function that is recorded."""
+    with unrecorded():
+        unit = like._full(shape, 0.0)
+        unit.array[key] = 1
+    return unit
 
 
 def jacobian_of_rows(y: Tensor, xs: Any) -> list[Tensor] | None:
@@ -34,8 +43,7 @@ def jacobian_of_rows(y: Tensor, xs: Any) -> list[Tensor] | None:
     try:
         with no_grad():
             for c in range(width):
-                seed = y._full((rows, width), 0.0)
-                seed.array[:, c] = 1
+                seed = one_at(y, (rows, width), (slice(None), c))
                 columns.append(_walk(root, seed.reshape(y.shape), [n for n in nodes if id(n) in leads], leads, wanted))
     except _Mixed:
         return None

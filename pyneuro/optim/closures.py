@@ -57,15 +57,20 @@ class _Vector(Optimizer):
             p.add_(d[at : at + p.numel()].reshape(p.shape), alpha=t)
             at += p.numel()
 
+    def _restore(self, x: list[Tensor]) -> None:
+        for p, before in zip(self._params, x):
+            p.copy_(before)
+
     def _along(self, closure: Callable[[], Any], d: Tensor) -> Callable[[float], "_Point"]:
-        """The loss as a function of t at x + t d; x stays."""
+        """The loss as a function of t at x + t d; x stays, also where the closure fails."""
         x = [p.clone() for p in self._params]
 
         def at(t: float) -> _Point:
-            self._move(t, d)
-            _, f, g = self._evaluated(closure)
-            for p, before in zip(self._params, x):
-                p.copy_(before)
+            try:
+                self._move(t, d)
+                _, f, g = self._evaluated(closure)
+            finally:
+                self._restore(x)
             return _Point(t, f, g, _dot(g, d))
 
         return at
@@ -407,15 +412,18 @@ class LevenbergMarquardt(_Vector):
             if np.linalg.norm(d) <= group["tolerance_change"] * np.linalg.norm(x):
                 mu, nu = start              # mu has grown because there is nowhere to go
                 break
-            self._move(1.0, wrap(d))
-            after = closure().detach().numpy().astype(np.float64).ravel()
+            try:
+                self._move(1.0, wrap(d))
+                after = closure().detach().numpy().astype(np.float64).ravel()
+            except BaseException:
+                self._restore(kept)
+                raise
             state["func_evals"] += 1
             gain = (r - after) @ (r + after) / (d @ (mu * scale * d - gradient))
             if gain > 0:
                 mu, nu = (mu / 10, 2.0) if relative else (mu * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0)
                 break
-            for p, before in zip(self._params, kept):
-                p.copy_(before)
+            self._restore(kept)
             mu, nu = (mu * 10, 2.0) if relative else (mu * nu, nu * 2)
         state.update(mu=float(mu), nu=float(nu))
         return loss
