@@ -133,8 +133,9 @@ def _along(func: Callable, argnums: Any, find: Callable) -> Callable:
 
 
 def jacrev(func: Callable, argnums: Any = 0) -> Callable:
-    """A function that returns the Jacobian of func, by one walk back for each output."""
-    return _along(func, argnums, functional.jacobian)
+    """A function that returns the Jacobian of func, by one walk back for each output, or for each column of them where their
+    rows are apart."""
+    return _along(func, argnums, lambda f, x, again: functional.jacobian(f, x, again, vectorize=True))
 
 
 def jacfwd(func: Callable, argnums: Any = 0) -> Callable:

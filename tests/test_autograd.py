@@ -17,6 +17,7 @@ import pyneuro.nn.functional as F
 from pyneuro import nn
 from pyneuro.autograd import functional
 from pyneuro.autograd.rows import jacobian_of_rows
+from pyneuro.func import jacrev
 from pyneuro.ops import OPS
 from pyneuro.tensor import apply
 
@@ -954,10 +955,21 @@ def test_jacobians_by_every_way(f, shapes, apart):
     want = functional.jacobian(f, params)
     leaves = tuple(p.clone().requires_grad_() for p in params)
     for found in (functional.jacobian(f, params, vectorize=True), functional.jacobian(f, params, strategy="forward-mode"),
-                  functional.jacobian(f, params, vectorize=True, strategy="forward-mode"), functional.jacobian_of(f(*leaves), leaves)):
+                  functional.jacobian(f, params, vectorize=True, strategy="forward-mode"), functional.jacobian_of(f(*leaves), leaves),
+                  jacrev(f, tuple(range(len(params))))(*params)):
         for a, b in zip(found, want, strict=True):
             assert a.shape == b.shape and not a.requires_grad
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-9, atol=1e-11)
+
+
+def test_jacobians_of_jacobians():
+    """The inner one has a graph, along which the outer one goes."""
+    w, = map(pn.tensor, _weights((2, 3)))
+    twice = jacrev(jacrev(lambda w: F.linear(X, w).tanh().sum(1)))(w)
+    z = np.tanh(X.numpy() @ w.numpy().T)
+    want = np.einsum("ij,ik,il,jm->ijkml", -2 * z * (1 - z * z), X.numpy(), X.numpy(), np.eye(2))
+    assert twice.shape == (7, 2, 3, 2, 3)
+    np.testing.assert_allclose(twice.numpy(), want, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", F.activation_names())

@@ -509,6 +509,55 @@ script("averaged weights, early stopping, a frozen part", """
     print(repr(opt).split("(")[0], len(opt.state_dict()["state"]))
 """)
 
+script("stochastic weight averaging, finished by L-BFGS", """
+    import numpy as np
+    import torch
+    from torch import nn
+    from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn, update_bn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    rng = np.random.default_rng(11)
+    X = torch.from_numpy(rng.normal(size=(120, 6)).astype(np.float32))
+    y = torch.sin(X.sum(dim=1, keepdim=True))
+    loader = DataLoader(TensorDataset(X, y), batch_size=30)
+    model = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 1))
+    start(model)
+    criterion = nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.8)
+    swa_model = AveragedModel(model)
+    ema_model = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    swa_start, swa_scheduler = 4, SWALR(optimizer, anneal_strategy="linear", anneal_epochs=3, swa_lr=0.05)
+    for epoch in range(8):
+        for inputs, target in loader:
+            optimizer.zero_grad()
+            criterion(model(inputs), target).backward()
+            optimizer.step()
+            ema_model.update_parameters(model)
+        if epoch > swa_start:
+            swa_model.update_parameters(model)
+            swa_scheduler.step()
+        else:
+            scheduler.step()
+        print(epoch, f"{optimizer.param_groups[0]['lr']:.6f}", swa_model.n_averaged.item(), ema_model.n_averaged.item())
+    update_bn(loader, swa_model)
+    for m in (model, swa_model, ema_model):
+        m.eval()
+        with torch.no_grad():
+            print(f"{criterion(m(X), y).item():.5f}")
+
+    lbfgs = torch.optim.LBFGS(swa_model.module.parameters(), max_iter=4, line_search_fn="strong_wolfe")
+
+    def closure():
+        lbfgs.zero_grad()
+        loss = criterion(swa_model(X), y) + 0.01 * sum((p ** 2).sum() for p in swa_model.parameters())
+        loss.backward()
+        return loss
+
+    for step in range(3):
+        print(f"{lbfgs.step(closure).item():.4f}", lbfgs.state_dict()["state"][0]["func_evals"])
+""")
+
 script("a model of numbers alone, second-order by hand", """
     import torch
 
