@@ -14,9 +14,14 @@ import pyneuro.nn.functional as F
 from pyneuro import nn
 
 
+def flat(values):
+    """What tuples within tuples hold."""
+    return [part for value in values for part in (flat(value) if type(value) is tuple else [value])]
+
+
 @dataclass(frozen=True)
 class Case:
-    """A module with its options and the shapes of its inputs; an integer and a shape are numbers below it."""
+    """A module with its options and the shapes of its inputs; an integer and a shape are numbers below it, two shapes a pair."""
 
     module: str
     options: dict = field(default_factory=dict)
@@ -29,7 +34,9 @@ class Case:
     def arrays(self, dtype):
         rng = random(str(self))
         for shape in self.inputs:
-            if shape and type(shape[-1]) is tuple:
+            if shape and type(shape[0]) is tuple:
+                yield tuple(rng.normal(0.3, 1.5, part).astype(dtype) for part in shape)
+            elif shape and type(shape[-1]) is tuple:
                 yield rng.integers(0, shape[0], shape[-1])
             else:
                 yield rng.normal(0.3, 1.5, shape).astype(dtype)
@@ -44,18 +51,18 @@ class Case:
     def run(self, t, dtype):
         """Everything that can be compared, by name."""
         module, found = self.module_of(t, dtype), {}
-        xs = [t.tensor(a) for a in self.arrays(dtype)]
-        for x in xs:
+        xs = [tuple(map(t.tensor, a)) if type(a) is tuple else t.tensor(a) for a in self.arrays(dtype)]
+        given = flat(xs)
+        for x in given:
             x.requires_grad_(x.is_floating_point())
-        of = [x for x in [*xs, *module.parameters()] if x.requires_grad]
+        of = [x for x in [*given, *module.parameters()] if x.requires_grad]
         for mode in (True, False):
             module.train(mode)
             y = module(*xs)
-            y = y if type(y) is tuple else (y,)
-            flat = [part for whole in y for part in (whole if type(whole) is tuple else (whole,))]
-            found |= {f"{mode} y{i}": part for i, part in enumerate(flat)}
-            weights = [t.tensor(random("out", i).uniform(0.5, 1, tuple(p.shape)).astype(dtype)) for i, p in enumerate(flat)]
-            z = sum((part * w).sum() for part, w in zip(flat, weights))
+            parts = flat([y])
+            found |= {f"{mode} y{i}": part for i, part in enumerate(parts)}
+            weights = [t.tensor(random("out", i).uniform(0.5, 1, tuple(p.shape)).astype(dtype)) for i, p in enumerate(parts)]
+            z = sum((part * w).sum() for part, w in zip(parts, weights))
             plain = t.autograd.grad(z, of, retain_graph=True, allow_unused=True)
             first = t.autograd.grad(z, of, create_graph=True, allow_unused=True)
             used = [g for g in first if g is not None]
@@ -99,6 +106,19 @@ CASES = [
     *cases("CosineSimilarity", (4, 3, 2), (3, 2), eps=[1e-8, 2.0]),
     *cases("PairwiseDistance", (4, 3), (4, 3), p=[2.0, 1.0, 3.0], keepdim=[False, True]),
     *cases("Unflatten", (3, 6, 2), dim=[1, -2], unflattened_size=[(2, 3), (-1, 2), (6,)]),
+    *cases("RNNCell", (4, 3), input_size=[3], hidden_size=[5], bias=[True, False], nonlinearity=["tanh", "relu"]),
+    *[case for cell in ("RNNCell", "GRUCell") for shapes in (((3,), (5,)), ((4, 3), (4, 5)), ((4, 3),))
+      for case in cases(cell, *shapes, input_size=[3], hidden_size=[5])],
+    *cases("LSTMCell", (3,), input_size=[3], hidden_size=[5], bias=[True, False]),
+    *cases("LSTMCell", (4, 3), ((4, 5), (4, 5)), input_size=[3], hidden_size=[5]),
+    *cases("RNN", (3, 4, 3), (3, 4, 5), input_size=[3], hidden_size=[5], num_layers=[3], nonlinearity=["tanh", "relu"]),
+    *cases("LSTM", (3, 4, 3), ((4, 4, 2), (4, 4, 5)), input_size=[3], hidden_size=[5], num_layers=[2], bidirectional=[True],
+           proj_size=[2], bias=[False]),
+    *cases("LSTM", (4, 3, 3), ((1, 4, 5), (1, 4, 5)), input_size=[3], hidden_size=[5], batch_first=[True]),
+    *cases("GRU", (4, 2, 3), (4, 4, 6), input_size=[3], hidden_size=[6], num_layers=[2], bidirectional=[True], batch_first=[True]),
+    *cases("GRU", (3, 2, 3), input_size=[3], hidden_size=[4], bias=[False]),
+    *[case for layer in ("RNN", "LSTM", "GRU") for case in cases(layer, (3, 3), input_size=[3], hidden_size=[4],
+                                                                 batch_first=[layer == "LSTM"], bidirectional=[True])],
     *cases("Dropout1d", (3, 4, 2), p=[0.0, 1.0]),
     *cases("AlphaDropout", (3, 4, 2), p=[0.0, 1.0]),
     *cases("FeatureAlphaDropout", (3, 4, 2), p=[0.0, 1.0]),
@@ -107,6 +127,7 @@ each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 @each_case
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("dtype", FLOATS, ids=["float32", "float64"])
 @pytest.mark.parametrize("on", BACKENDS, indirect=True)
 def test_numbers_are_torchs(case, dtype, on, torch):
@@ -115,7 +136,7 @@ def test_numbers_are_torchs(case, dtype, on, torch):
     rtol, atol = (1e-10, 1e-11) if dtype == np.float64 else (2e-4, 2e-5)
     for name, value in theirs.items():
         assert (mine[name].shape, mine[name].dtype) == (value.shape, value.dtype), name
-        np.testing.assert_allclose(mine[name], value, rtol=rtol, atol=atol, err_msg=name)
+        np.testing.assert_allclose(mine[name], value, rtol=rtol, atol=atol * max(1, abs(value).max(initial=0)), err_msg=name)
 
 
 @each_case
@@ -171,6 +192,28 @@ BAD = {
     "Unflatten: axis": (lambda: nn.Unflatten(3, (2, 2))(pn.ones(3, 4)), IndexError, "3"),
     "Unflatten: name": (lambda: nn.Unflatten("n", (2, 2)), TypeError, "integer"),
     "Unflatten: no tuple": (lambda: nn.Unflatten(1, 4), TypeError, "tuple"),
+    "RNN: no such nonlinearity": (lambda: nn.RNN(2, 3, nonlinearity="elu"), ValueError, "'elu'.*tanh, relu"),
+    "RNN: no such mode": (lambda: nn.RNNBase("ELMAN", 2, 3), ValueError, "'ELMAN'.*LSTM"),
+    "RNN: dropout": (lambda: nn.RNN(2, 3, dropout=1.5), ValueError, "between 0 and 1, got 1.5"),
+    "RNN: dropout of one layer": (lambda: nn.RNN(2, 3, dropout=0.5), UserWarning, "nothing is dropped"),
+    "RNN: size": (lambda: nn.RNN(2, 0), ValueError, "hidden_size must be positive, got 0"),
+    "RNN: no size": (lambda: nn.RNN(2, 2.5), TypeError, "hidden_size must be of type int, got 2.5"),
+    "RNN: layers": (lambda: nn.RNN(2, 3, num_layers=0), ValueError, "num_layers"),
+    "RNN: flags": (lambda: nn.RNN(2, 3, batch_first=1), TypeError, "batch_first"),
+    "RNN: axes": (lambda: nn.RNN(2, 3)(pn.ones(2)), ValueError, r"2 or 3 axes, given \[2\]"),
+    "RNN: features": (lambda: nn.RNN(2, 3)(pn.ones(4, 5, 6)), RuntimeError, r"2 features, given \[4, 5, 6\]"),
+    "RNN: dtypes": (lambda: nn.RNN(2, 3)(pn.ones(4, 5, 2, dtype="float64")), ValueError, "float64 and float32"),
+    "RNN: packed": (lambda: nn.RNN(2, 3)((pn.ones(4, 2), 1)), TypeError, "padded"),
+    "RNN: nothing": (lambda: nn.RNN(2, 3)(pn.ones(0, 4, 2)), RuntimeError, "at least one"),
+    "RNN: state": (lambda: nn.RNN(2, 3)(pn.ones(4, 5, 2), pn.ones(1, 4, 3)), RuntimeError, r"\[1, 5, 3\], given \[1, 4, 3\]"),
+    "RNN: state of one": (lambda: nn.RNN(2, 3)(pn.ones(4, 2), pn.ones(1, 1, 3)), RuntimeError, r"\[1, 3\], given \[1, 1, 3\]"),
+    "LSTM: state": (lambda: nn.LSTM(2, 3)(pn.ones(4, 5, 2), (pn.ones(1, 5, 3),)), RuntimeError,
+                    r"\[1, 5, 3\] and \[1, 5, 3\], given \[1, 5, 3\]"),
+    "LSTM: projection": (lambda: nn.LSTM(2, 3, proj_size=3), ValueError, "less than the hidden_size of 3 .* got 3"),
+    "GRU: projection": (lambda: nn.GRU(2, 3, proj_size=2), TypeError, "proj_size"),
+    "RNNCell: axes": (lambda: nn.RNNCell(2, 3)(pn.ones(1, 1, 2)), ValueError, "1 or 2 axes"),
+    "RNNCell: state": (lambda: nn.RNNCell(2, 3)(pn.ones(4, 2), pn.ones(5, 3)), RuntimeError, r"\[4, 3\], given \[5, 3\]"),
+    "LSTMCell: state": (lambda: nn.LSTMCell(2, 3)(pn.ones(2), (pn.ones(3), pn.ones(2))), ValueError, r"given \[3\] and \[2\]"),
     "alpha_dropout: p": (lambda: F.alpha_dropout(pn.ones(2), 1.5), ValueError, "between 0 and 1, got 1.5"),
     "dropout1d: axes": (lambda: F.dropout1d(pn.ones(2)), RuntimeError, r"2 or 3 axes, given \[2\]"),
     "feature_alpha_dropout: axes": (lambda: F.feature_alpha_dropout(pn.ones(2)), RuntimeError, "at least 2"),
@@ -253,6 +296,48 @@ def test_norms_of_nothing(on):
         x = pn.zeros(0, 3, requires_grad=True)
         norm(x).sum().backward()
         assert x.grad.shape == (0, 3) and not norm.weight.grad.numpy().any()
+
+
+# ------------------------------------------------------------------------------------------------------ recurrent layers
+
+RECURRENT = [c for c in CASES if c.module.rstrip("Cel") in ("RNN", "LSTM", "GRU")]
+
+
+@pytest.mark.parametrize("case", [c for c in RECURRENT if len(c.inputs) > 1], ids=str)
+def test_recurrent_layers_have_torchs_parameters(case, torch):
+    """By name and order; their first values fill the same interval."""
+    for options in (case.options, case.options | {"hidden_size": 400, "bias": False}):
+        mine, theirs = (getattr(t.nn, case.module)(**options) for t in (pn, torch))
+        assert [(k, list(v.shape)) for k, v in mine.state_dict().items()] == [
+            (k, list(v.shape)) for k, v in theirs.state_dict().items()]
+        bound = options["hidden_size"] ** -0.5
+        for p in mine.parameters():
+            assert abs(p.detach().numpy()).max() <= bound
+    assert abs(p.detach().numpy()).max() > 0.9 * bound
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("on", [b for b in BACKENDS if b != "reference"], indirect=True)
+def test_compiled_recurrent_layers_have_the_same_bits(name, on):
+    options = {"num_layers": 2, "bidirectional": True, "dropout": 0.3} if not name.endswith("Cell") else {}
+    layer = getattr(nn, name)(4, 5, **options)
+    parameters = list(layer.parameters())
+
+    def step(x):
+        y = flat([layer(x)])[0]
+        return y, *pn.autograd.grad((y * y).sum(), parameters)
+
+    compiled, seen = pn.compile(step), []
+    for run in (step, compiled):
+        pn.manual_seed(1)
+        seen.append([[y.detach().numpy().tobytes() for y in run(pn.from_numpy(random(i).normal(size=shape).astype(np.float32)))]
+                     for i in range(3) for shape in [(6, 4) if name.endswith("Cell") else (3, 2, 4)]])
+    assert seen[0] == seen[1] and compiled.recordings == 1
+
+
+def test_a_projection_keeps_the_width_of_the_state():
+    y, (h, c) = nn.LSTM(3, 5, proj_size=2, bidirectional=True)(pn.ones(4, 2, 3))
+    assert (y.shape, h.shape, c.shape) == ((4, 2, 4), (2, 2, 2), (2, 2, 5))
 
 
 # ------------------------------------------------------------------------------------------------------------ embeddings

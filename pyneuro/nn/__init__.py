@@ -23,6 +23,7 @@ from .layers import (
 from .losses import *  # noqa: F403
 from .module import Module, Parameter
 from .norm import BatchNorm1d, GroupNorm, LayerNorm, RMSNorm
+from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNBase, RNNCell, RNNCellBase
 
 __all__ = [
     "AlphaDropout",
@@ -35,7 +36,11 @@ __all__ = [
     "Embedding",
     "FeatureAlphaDropout",
     "Flatten",
+    "GRU",
+    "GRUCell",
     "GroupNorm",
+    "LSTM",
+    "LSTMCell",
     "LayerNorm",
     "Linear",
     "LogSoftmax",
@@ -47,6 +52,10 @@ __all__ = [
     "ParameterDict",
     "ParameterList",
     "RMSNorm",
+    "RNN",
+    "RNNBase",
+    "RNNCell",
+    "RNNCellBase",
     "Sequential",
     "Softmax",
     "Unflatten",
