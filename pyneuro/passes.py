@@ -5,6 +5,7 @@ A pass takes the calls, and what must outlive them, and returns calls. PASSES na
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -75,6 +76,24 @@ class Span(NamedTuple):
         return self.low < other.high and other.low < self.high
 
 
+class Memory:
+    """A union of spans, as the ends of disjoint ones in order: a question is a search, however many they are."""
+
+    def __init__(self) -> None:
+        self.lows: list[int] = []
+        self.highs: list[int] = []
+
+    def meets(self, span: Span) -> bool:
+        at = bisect_right(self.highs, span.low)
+        return at < len(self.lows) and self.lows[at] < span.high
+
+    def add(self, span: Span) -> None:
+        first, last = bisect_left(self.highs, span.low), bisect_right(self.lows, span.high)
+        touched = slice(first, last)
+        low, high = min([span.low, *self.lows[touched]]), max([span.high, *self.highs[touched]])
+        self.lows[touched], self.highs[touched] = [low], [high]
+
+
 def _same_array(a: np.ndarray, b: np.ndarray) -> bool:
     return a is b or (start_of(a) == start_of(b) and a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype)
 
@@ -82,13 +101,15 @@ def _same_array(a: np.ndarray, b: np.ndarray) -> bool:
 def without_dead(calls: list[Call], private: Callable[[np.ndarray], bool]) -> list[Call]:
     """Drop calls that only write private memory that nobody reads afterwards."""
     kept: list[Call] = []
-    wanted: list[Span] = []
+    wanted = Memory()
     for call in reversed(calls):
         written = call.operands(True)
-        if written and all(private(root_of(b)) and not any(Span.of(b).meets(w) for w in wanted) for b in written):
+        if written and all(private(root_of(b)) and not wanted.meets(Span.of(b)) for b in written):
             continue
         kept.append(call)
-        wanted += [Span.of(b) for b in call.operands(False)]
+        for b in call.operands(False):
+            if b.size:
+                wanted.add(Span.of(b))
     return kept[::-1]
 
 
