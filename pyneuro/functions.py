@@ -149,14 +149,6 @@ def expit(input: Tensor) -> Tensor:
     return input.sigmoid()
 
 
-def sinc(input: Tensor) -> Tensor:
-    """sin(pi x) / (pi x), 1 at 0."""
-    x = _floated(input) * math.pi
-    zero = x == 0
-    y = x.masked_fill(zero, 1.0)
-    return (y.sin() / y).masked_fill(zero, 1.0)
-
-
 def digamma(input: Tensor) -> Tensor:
     """The derivative of lgamma."""
     return _floated(input)._op("polygamma", attrs=(0.0,))
@@ -754,24 +746,24 @@ METHODS = (
     "isinf", "isneginf", "isposinf", "isreal", "kthvalue", "ldexp", "lerp", "logaddexp", "logaddexp2", "logcumsumexp",
     "logical_and", "logical_or", "logical_xor", "logit", "logsumexp", "median", "mode", "msort", "multiply", "nan_to_num",
     "nanmean", "nanmedian", "nanquantile", "nansum", "positive", "prod", "quantile", "rad2deg", "remainder", "round", "sgn",
-    "signbit", "sinc", "sort", "subtract", "topk", "true_divide", "trunc", "unique", "unique_consecutive", "xlogy",
+    "signbit", "sort", "subtract", "topk", "true_divide", "trunc", "unique", "unique_consecutive", "xlogy",
 )
 FUNCTIONS = ("bucketize", "cdist", "cosine_similarity", "isin", "pairwise_distance", "polygamma", "rsub", "searchsorted",
              "std_mean", "var_mean")
 ALIASES = {  # of methods
-    "absolute": "abs", "arccos": "acos", "arccosh": "acosh", "arcsin": "asin", "arcsinh": "asinh", "arctan": "atan",
-    "arctanh": "atanh", "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "negative": "neg",
+    "absolute": "abs", "arccos": "acos", "arccosh": "acosh", "arcsin": "asin", "arcsinh": "asinh", "arctanh": "atanh",
+    "atan": "arctan", "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "negative": "neg",
     "not_equal": "ne",
 }
-OF_ONE = ("exp2", "log2", "log10", "rsqrt", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erfc",
-          "lgamma")
+OF_ONE = ("exp2", "log2", "log10", "rsqrt", "tan", "asin", "acos", "arctan", "sinh", "cosh", "asinh", "acosh", "atanh", "erfc",
+          "lgamma", "sinc")
 IN_PLACE = (
     *OF_ONE, "abs", "absolute", "neg", "negative", "sign", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "erf", "sigmoid",
     "tanh", "relu", "pow", "square", "reciprocal", "floor", "ceil", "trunc", "fix", "round", "frac", "sgn", "nan_to_num", "logit",
     "digamma", "deg2rad", "rad2deg", "atan2", "arctan2", "copysign", "hypot", "fmod", "remainder", "floor_divide", "div",
     "divide", "true_divide", "subtract", "multiply", "xlogy", "lerp", "addcmul", "addcdiv", "clamp_min", "clamp_max", "clip",
     "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "bitwise_left_shift", "bitwise_right_shift", "cumsum", "cumprod",
-    "sinc", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctanh",
+    "arccos", "arccosh", "arcsin", "arcsinh", "arctanh", "atan",
 )
 
 

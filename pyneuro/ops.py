@@ -233,7 +233,7 @@ unary("erf",  "2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x",
       lambda g, x: g * (x * -x).exp() * (2 / math.pi ** 0.5), saves=(0,))
 unary("sqrt", "x^(1/2)", lambda g, y: g / (y * 2), saves=(-1,), low=0.1)
 unary("abs",  "|x|",     lambda g, x: g * x.sign(), saves=(0,), away=(0,))
-unary("sign", "x / |x|, 0 at 0", lambda g: g * 0, away=(0,))
+unary("sign", "x / |x|, 0 at 0 and of NaN", lambda g: g * 0, away=(0,))
 unary("exp2", "2^x",     lambda g, y: g * (y * math.log(2)), saves=(-1,))
 unary("log2", "ln x / ln 2",   lambda g, x: g / (x * math.log(2)), saves=(0,), low=0.1)
 unary("log10", "ln x / ln 10", lambda g, x: g / (x * math.log(10)), saves=(0,), low=0.1)
@@ -241,7 +241,6 @@ unary("rsqrt", "x^(-1/2)", lambda g, y: g * (y * y * y) * -0.5, saves=(-1,), low
 unary("tan",  "sin x / cos x", lambda g, y: g * (y * y + 1), saves=(-1,), low=-1.2, high=1.2)
 unary("asin", "the angle in [-pi/2, pi/2] whose sine is x", lambda g, x: g * (1 - x * x).rsqrt(), saves=(0,), low=-0.8, high=0.8)
 unary("acos", "the angle in [0, pi] whose cosine is x", lambda g, x: -g * (1 - x * x).rsqrt(), saves=(0,), low=-0.8, high=0.8)
-unary("atan", "the angle in (-pi/2, pi/2) whose tangent is x", lambda g, x: g / (x * x + 1), saves=(0,))
 unary("sinh", "(e^x - e^-x) / 2", lambda g, x: g * x.cosh(), saves=(0,))
 unary("cosh", "(e^x + e^-x) / 2", lambda g, x: g * x.sinh(), saves=(0,))
 unary("asinh", "ln(x + sqrt(x^2 + 1))", lambda g, x: g * (x * x + 1).rsqrt(), saves=(0,))
@@ -283,7 +282,7 @@ def _inverse_square(x: Any, y: Any) -> Any:
 binary("atan2", "the angle of the point (y, x): of x / y, and beyond pi/2 where y < 0",
        (lambda g, x, y: g * y * _inverse_square(x, y), lambda g, x, y: -g * x * _inverse_square(x, y)), saves=(0, 1), low=0.2)
 binary("hypot", "sqrt(x^2 + y^2)", (lambda g, x, y, z: g * (x / z), lambda g, x, y, z: g * (y / z)), saves=(0, 1, -1), low=0.2)
-binary("copysign", "|x| with the sign of y", (lambda g, x, z: g * (x.sign() * z.sign()), lambda g, x, z: g * 0),
+binary("copysign", "|x| with the sign of y", (lambda g, x, z: g * (z / x).masked_fill(x == 0, 0.0), lambda g, x, z: g * 0),
        saves=(0, -1), low=0.2)
 def _quotients(rng: Any, n: int) -> tuple:
     """x and y with x / y between whole numbers."""

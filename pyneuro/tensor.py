@@ -1710,7 +1710,7 @@ def _in_place(operator: str) -> Callable:
 
 
 _UNARY = ("neg", "abs", "sign", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "erf", "exp2", "log2", "log10", "rsqrt",
-          "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erfc", "lgamma")
+          "tan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "erfc", "lgamma")
 for _op in OPS.values():
     if _op.kind == "activation" or _op.name in _UNARY:
         setattr(Tensor, _op.name, _method(_op))

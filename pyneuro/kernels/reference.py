@@ -107,8 +107,8 @@ def abs(x, y):
     np.absolute(x, out=y)
 
 def sign(x, y):
-    """y = -1, 0 or 1; NaN stays."""
-    np.sign(x, out=y)
+    """y = -1, 0 or 1; of NaN 0, as in torch."""
+    np.subtract((x > 0).astype(np.int8), x < 0, out=y, casting="unsafe")
 
 def exp(x, y):
     """y = e^x"""
@@ -169,10 +169,6 @@ def asin(x, y):
 def acos(x, y):
     """y = the angle whose cosine is x, in [0, pi]"""
     np.arccos(x, out=y)
-
-def atan(x, y):
-    """y = the angle whose tangent is x, in [-pi/2, pi/2]"""
-    np.arctan(x, out=y)
 
 def sinh(x, y):
     """y = (e^x - e^-x) / 2"""
@@ -1435,7 +1431,7 @@ def _finite(x):
     return _within(x, np.finfo(x.dtype).max ** 0.5 / 4)
 
 def arctan(x, y):
-    """y = arctan x"""
+    """y = the angle whose tangent is x, in [-pi/2, pi/2]"""
     np.arctan(x, out=y)
 
 def arctan_grad(dy, x, dx):
@@ -1741,8 +1737,8 @@ def l1(x, t, l):
     l[...] = np.absolute(x - t)
 
 def l1_grad(dl, x, t, dx):
-    """dx = dl sign(x - t), 0 where x = t."""
-    np.multiply(dl, np.sign(x - t), out=dx)
+    """dx = dl sign(x - t), 0 where x = t or either is NaN."""
+    np.multiply(dl, (x > t).astype(x.dtype) - (x < t), out=dx)
 
 def huber(x, t, l, delta):
     """l = d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), d = x - t. Huber 1964."""

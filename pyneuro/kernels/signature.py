@@ -19,6 +19,10 @@ class DtypeError(TypeError, ValueError, RuntimeError):
     """An element type does not fit."""
 
 
+class LinAlgError(np.linalg.LinAlgError, RuntimeError):
+    """A matrix for which there is no such thing, as both libraries name it."""
+
+
 class DeviceError(ValueError, RuntimeError):
     """A device other than the CPU was asked for."""
 
