@@ -36,7 +36,7 @@ from .kernels import (
     watcher,
     watchers,
 )
-from .nn.module import Module
+from .nn.module import HOOKS, Module
 from .passes import PASSES, Call, Span, root_of, shortened, start_of
 from .replay import MISSING, PLAIN, Entry, Lease, Output, Replay, look_at, span
 from .surroundings import Surroundings, assigned
@@ -184,7 +184,7 @@ class _Snapshot:
         ] + [Entry(module.__dict__, "forward", module.__dict__.get("forward", MISSING), label)]
         self.tensors = [t for table in (module._parameters, module._buffers) for t in table.values() if t is not None]
         self.versions = [(t.storage, t.storage.version) for t in self.tensors]
-        self.hooks = [(h, tuple(h)) for h in (module._forward_hooks, module._forward_pre_hooks, module._parameters,
+        self.hooks = [(h, tuple(h)) for h in (*[module.__dict__[name] for name in HOOKS], module._parameters,
                                               module._buffers, module._modules)]
 
     def hooks_hold(self) -> bool:
@@ -957,7 +957,7 @@ class CompiledModule(Module):
         object.__setattr__(self, "compiled", Compiled(module, without, prepack))
         for name in ("_parameters", "_buffers", "_modules", "_transient"):
             object.__setattr__(self, name, module.__dict__[name])
-        for name in ("_forward_hooks", "_forward_pre_hooks"):
+        for name in HOOKS:
             object.__setattr__(self, name, {})
 
     @property

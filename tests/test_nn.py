@@ -105,6 +105,96 @@ def test_apply_visits_children_first():
     assert seen == ["Linear", "Linear", "ReLU", "Sequential", "Net"]
 
 
+def hooked(t, act):
+    """What backward hooks of a module of two inputs and outputs see and change: see HOOKED."""
+    class Pair(t.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = t.nn.Parameter(t.tensor([2.0, 3.0]))
+
+        def forward(self, x, n, y=None):
+            return x * self.w * n, (x if y is None else y).exp(), n
+
+    net, seen = Pair(), []
+    x, y = t.tensor([0.5, 1.0], requires_grad=True), t.tensor([0.25, 0.125], requires_grad=True)
+
+    def told(name, result=None):
+        def hook(module, *gradients):
+            assert module is net
+            seen.append([name, [[None if g is None else g.tolist() for g in some] for some in gradients]])
+            return result(*gradients) if result else None
+        return hook
+
+    z = act(t, net, told, x, y)
+    total = sum(part.sum() * (i + 1) for i, part in enumerate(z if isinstance(z, tuple) else [z]) if t.is_tensor(part))
+    total.backward()
+    return [seen, *[None if v.grad is None else v.grad.tolist() for v in (x, y, net.w)]]
+
+
+def _listened(t, net, told, x, y):
+    net.register_full_backward_hook(told("after"))
+    net.register_full_backward_pre_hook(told("before"))
+    return net(x * 2, 3, y * 2)
+
+
+def _replaced(t, net, told, x, y):
+    net.register_full_backward_hook(told("second", lambda i, o: (i[0] * 10, *i[1:])))
+    net.register_full_backward_hook(told("first", lambda i, o: (o[0], None, i[2] + 1)), prepend=True)
+    net.register_full_backward_pre_hook(told("before", lambda o: (o[0] * 3, *o[1:])))
+    return net(x * 2, 3, y * 2)
+
+
+def _removed(t, net, told, x, y):
+    handles = [net.register_full_backward_hook(told(str(i))) for i in range(3)]
+    handles[1].remove()
+    return net(x, 2)
+
+
+def _partly(t, net, told, x, y):
+    net.register_full_backward_hook(told("after"))
+    return net(x, 2.0, y.detach())[0]
+
+
+def _keyword(t, net, told, x, y):
+    net.register_full_backward_hook(told("after", lambda i, o: (i[0] * 2, None)))
+    return net(x, 2, y=y)
+
+
+def _no_grad(t, net, told, x, y):
+    net.register_full_backward_hook(told("after"))
+    with t.no_grad():
+        net(x, 2)
+    return x * 1
+
+
+HOOKED = [_listened, _replaced, _removed, _partly, _keyword, _no_grad]
+
+
+@pytest.mark.parametrize("act", HOOKED)
+def test_backward_hooks_are_torchs(act, torch):
+    assert hooked(pn, act) == hooked(torch, act)
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def test_backward_hooks_where_inputs_need_no_gradient(torch):
+    for t in (pn, torch):
+        net = t.nn.Linear(2, 1)
+        seen: list = []
+        net.register_full_backward_hook(lambda m, i, o, seen=seen: seen.append((i, o[0].tolist())))
+        net(t.ones(3, 2)).sum().backward()
+        assert seen == [((None,), [[1.0], [1.0], [1.0]])] and net.weight.grad.tolist() == [[3.0, 3.0]]
+        net.register_full_backward_hook(lambda m, i, o: (o[0],))
+        with pytest.raises(RuntimeError):
+            net(t.ones(3, 2)).sum().backward()
+
+
+def test_backward_hooks_return_as_much_as_they_are_given():
+    net = nn.Linear(2, 1)
+    net.register_full_backward_hook(lambda m, i, o: (i[0], i[0]))
+    with pytest.raises(RuntimeError, match="2 values for grad_input, which has 1"):
+        net(pn.ones(3, 2, requires_grad=True)).sum().backward()
+
+
 def test_hooks():
     net, seen = nn.Linear(2, 2), []
     before = net.register_forward_pre_hook(lambda m, args: (args[0] * 0,))

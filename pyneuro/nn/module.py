@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from ..autograd import Function, is_grad_enabled
 from ..kernels import DtypeError, ShapeError, watcher, watchers
 from ..tensor import Tensor, _Handle, _names_device, as_dtype, as_tensor, zeros
 
@@ -44,13 +45,99 @@ class LoadResult(NamedTuple):
         return f"LoadResult(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class _Tapped(Function):
+    """Tensors as they are; their gradients go by way of a function."""
+
+    @staticmethod
+    def forward(ctx: Any, tap: Callable, zeros: bool, *tensors: Tensor) -> tuple:
+        """zeros: for a gradient that is not there."""
+        ctx.tap = tap
+        ctx.set_materialize_grads(zeros)
+        ctx.mark_non_differentiable(*[t for t in tensors if not t.requires_grad])
+        return tensors
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple:
+        return None, None, *ctx.tap(list(gradients))
+
+
+class _Backward:
+    """The backward hooks of one call of a module: gradients of its outputs are kept until those of its inputs are there."""
+
+    def __init__(self, module: "Module") -> None:
+        self.module = module
+        self.hooks, self.pre_hooks = list(module._backward_hooks.values()), list(module._backward_pre_hooks.values())
+        self.of_outputs: tuple | None = None
+        self.inputs = 0
+        self.places: dict[str, list[int] | None] = {}            # of the tensors among inputs and outputs; None: no gradient
+
+    def _tapped(self, which: str, values: tuple, tap: Callable) -> tuple:
+        places = [i for i, v in enumerate(values) if isinstance(v, Tensor)]
+        recorded = is_grad_enabled() and any(values[i].requires_grad for i in places)
+        self.places[which] = places if recorded else None
+        if not recorded:
+            return values
+        out = list(values)
+        for i, t in zip(places, _Tapped.apply(tap, which == "inputs", *[values[i] for i in places])):
+            out[i] = t
+        return tuple(out) if type(values) is tuple else type(values)(*out)
+
+    def tap_inputs(self, args: tuple) -> tuple:
+        self.inputs = len(args)
+        return self._tapped("inputs", args, self._at_inputs)
+
+    def tap_outputs(self, y: Any) -> Any:
+        many = isinstance(y, tuple)
+        found = self._tapped("outputs", y if many else (y,), lambda gradients: self._at_outputs(gradients, len(y) if many else 1))
+        return found if many else found[0]
+
+    def _whole(self, which: str, gradients: Any, size: int) -> tuple:
+        """One for each value, None for what is no tensor."""
+        found: list[Any] = [None] * size
+        for i, g in zip(self.places[which] or (), gradients):
+            found[i] = g
+        return tuple(found)
+
+    def _at_outputs(self, gradients: list, size: int) -> list:
+        found = self._whole("outputs", gradients, size)
+        for hook in self.pre_hooks:
+            found = self._replaced(found, hook(self.module, found), "grad_output")
+        self.of_outputs = found
+        if self.places["inputs"] is None:
+            nothing = (None,) * self.inputs
+            if any(g is not None for hook in self.hooks for g in hook(self.module, nothing, found) or ()):
+                raise RuntimeError("a backward hook returned gradients of inputs that require none")
+            self.of_outputs = None
+        return [found[i] for i in self.places["outputs"] or ()]
+
+    def _at_inputs(self, gradients: list) -> list:
+        if self.of_outputs is None:                              # this gradient has come from elsewhere
+            return gradients
+        found = self._whole("inputs", gradients, self.inputs)
+        for hook in self.hooks:
+            found = self._replaced(found, hook(self.module, found, self.of_outputs), "grad_input")
+        self.of_outputs = None
+        return [found[i] for i in self.places["inputs"] or ()]
+
+    @staticmethod
+    def _replaced(before: tuple, after: Any, what: str) -> tuple:
+        if after is None:
+            return before
+        if len(after) != len(before):
+            raise RuntimeError(f"a backward hook returned {len(after)} values for {what}, which has {len(before)}")
+        return tuple(after)
+
+
 class Module:
     """Base of layers and models: define forward; parameters and submodules set as attributes are found by name."""
 
     training: bool
 
     def __init__(self) -> None:
-        for name in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"):
+        for name in ("_parameters", "_buffers", "_modules", *HOOKS):
             super().__setattr__(name, {})
         super().__setattr__("_transient", set())
         super().__setattr__("training", True)
@@ -61,17 +148,18 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if watchers and (found := watcher()):
             found.calls_module(self)
-        if not self._forward_hooks and not self._forward_pre_hooks:
+        if not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks):
             return self.forward(*args, **kwargs)
         for hook in list(self._forward_pre_hooks.values()):
             changed = hook(self, args)
             if changed is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
-        y = self.forward(*args, **kwargs)
+        backward = _Backward(self) if self._backward_hooks or self._backward_pre_hooks else None
+        y = self.forward(*(args if backward is None else backward.tap_inputs(args)), **kwargs)
         for hook in list(self._forward_hooks.values()):
             changed = hook(self, args, y)
             y = y if changed is None else changed
-        return y
+        return y if backward is None else backward.tap_outputs(y)
 
     # Attributes
 
@@ -362,6 +450,21 @@ class Module:
     def register_forward_pre_hook(self, hook: Callable) -> Any:
         """hook(module, args) before forward; what it returns, if anything, replaces the arguments."""
         return _Handle(self._forward_pre_hooks, hook)
+
+    def register_full_backward_hook(self, hook: Callable, prepend: bool = False) -> Any:
+        """hook(module, grad_input, grad_output) once the gradients of the positional inputs are there: tuples, None for what
+        is no tensor. What it returns, if anything, replaces grad_input."""
+        return self._registered(self._backward_hooks, hook, prepend)
+
+    def register_full_backward_pre_hook(self, hook: Callable, prepend: bool = False) -> Any:
+        """hook(module, grad_output) before the gradient enters the module; what it returns, if anything, replaces it."""
+        return self._registered(self._backward_pre_hooks, hook, prepend)
+
+    def _registered(self, hooks: dict, hook: Callable, prepend: bool) -> Any:
+        handle = _Handle(hooks, hook)
+        for key in list(hooks)[:-1] if prepend else ():          # to the end, behind the new one
+            hooks[key] = hooks.pop(key)
+        return handle
 
     def extra_repr(self) -> str:
         return ""
