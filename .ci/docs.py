@@ -28,7 +28,8 @@ row reads `y` in place of `x`, its derivative is written in it, and the input is
 """
 KINDS = {
     "elementwise": "Element by element", "reduction": "Reductions", "scan": "Along an axis", "softmax": "Softmax and its like",
-    "matrix": "Products", "norm": "Normalisation", "index": "Chosen elements", "view": "Views", "random": "Random",
+    "matrix": "Products", "decomposition": "Inverses and decompositions", "norm": "Normalisation",
+    "index": "Chosen elements", "view": "Views", "random": "Random",
 }
 
 

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Products and norms of tensors, under the names of torch and torch.linalg. Everything comes down to matmul and bmm."""
+"""Products, inverses, decompositions and norms of tensors, under the names of torch and torch.linalg. Products come down to
+matmul and bmm, the rest to NumPy's linalg, on either backend."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .kernels import ShapeError
-from .tensor import Tensor, _constant, _one_dim, as_tensor, matmul
+from . import ops
+from .graph import is_grad_enabled
+from .kernels import LinAlgError, ShapeError
+from .tensor import Tensor, _constant, _one_dim, as_tensor, cat, matmul, where, wrap
 
 # Products
 
@@ -128,11 +131,11 @@ def multi_dot(tensors: Any) -> Tensor:
 
 
 def matrix_power(input: Tensor, n: int) -> Tensor:
-    """The product of n copies of a square matrix, n >= 0."""
+    """The product of n copies of a square matrix; of -n copies of its inverse where n < 0."""
     if input.ndim < 2 or input.shape[-1] != input.shape[-2]:
         raise ShapeError(f"matrix_power takes square matrices, given {list(input.shape)}")
     if n < 0:
-        raise ValueError(f"matrix_power takes n >= 0, got {n}: there is no inverse here")
+        return matrix_power(inv(input), -n)
     if not n:
         return as_tensor(np.eye(input.shape[-1], dtype=input.dtype)).expand(input.shape).clone()
     y: Any = None
@@ -142,6 +145,179 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
         n >>= 1
         input = matmul(input, input) if n else input
     return y
+
+
+# Inverses and decompositions, of the last two axes [..., m, n]
+
+
+class SlogdetResult(NamedTuple):
+    sign: Any
+    logabsdet: Any
+
+
+class EighResult(NamedTuple):
+    eigenvalues: Any
+    eigenvectors: Any
+
+
+class QRResult(NamedTuple):
+    Q: Any
+    R: Any
+
+
+class SVDResult(NamedTuple):
+    U: Any
+    S: Any
+    Vh: Any
+
+
+def _as_rows(name: str, A: Tensor, square: bool = False) -> tuple[Tensor, tuple[int, ...]]:
+    """A as [z, m, n], and the axes before these. Raises ShapeError, DtypeError."""
+    if A.ndim < 2 or (square and A.shape[-1] != A.shape[-2]):
+        raise ShapeError(f"{name} takes {'square ' if square else ''}matrices, given {list(A.shape)}")
+    lead = A.shape[:-2]
+    return A._float(name).reshape((math.prod(lead), *A.shape[-2:])), lead
+
+
+def inv(A: Tensor) -> Tensor:
+    """The inverse of square matrices. Raises LinAlgError, ShapeError."""
+    rows, _ = _as_rows("inv", A, True)
+    return rows._op("inv").reshape(A.shape)
+
+
+def inverse(input: Tensor) -> Tensor:
+    return inv(input)
+
+
+def det(A: Tensor) -> Tensor:
+    """The determinants of square matrices. Their gradient takes an inverse: at a singular one LinAlgError."""
+    rows, lead = _as_rows("det", A, True)
+    return rows._op("det").reshape(lead)
+
+
+def slogdet(A: Tensor) -> SlogdetResult:
+    """The sign of the determinant and ln |det A|: neither overflows."""
+    rows, lead = _as_rows("slogdet", A, True)
+    sign, rest = (ops.empty(rows.shape[:1], rows.dtype) for _ in range(2))
+    ops.run("slogdet", (rows.array, sign, rest))
+    return SlogdetResult(wrap(sign).reshape(lead), rows._op("logabsdet").reshape(lead))
+
+
+def logdet(input: Tensor) -> Tensor:
+    """ln det A, NaN where that is negative."""
+    sign, y = slogdet(input)
+    return y.masked_fill(sign < 0, math.nan)
+
+
+def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
+    """X with A X = B, or X A = B if not left; B [..., n, k], or [..., n] for A [..., n, n]. Raises LinAlgError, ShapeError."""
+    if not left:
+        return solve(A.mT, B.mT).mT
+    line = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
+    b = B.unsqueeze(-1) if line else B
+    if A.ndim < 2 or b.ndim < 2 or A.shape[-1] != b.shape[-2]:
+        raise ShapeError(f"solve takes A [..., n, n] and B [..., n, k] or [..., n], given {list(A.shape)} and {list(B.shape)}")
+    lead = ops.broadcast_shape(A.shape[:-2], b.shape[:-2])
+    a, _ = _as_rows("solve", A.expand((*lead, *A.shape[-2:])), True)
+    rows, _ = _as_rows("solve", b.expand((*lead, *b.shape[-2:])))
+    x = a._op("solve", rows).reshape((*lead, *b.shape[-2:]))
+    return x.squeeze(-1) if line else x
+
+
+def _mirrored(rows: Tensor, upper: bool) -> Tensor:
+    """The symmetric matrices that one triangle of [z, n, n] stands for; the gradient is that of symmetric ones."""
+    x = rows.detach()
+    part = x.mT if upper else x
+    below = wrap(np.tri(rows.shape[1], k=-1, dtype=rows.dtype))
+    return rows + (where(below != 0, part, part.mT) - x)
+
+
+def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
+    """L, lower triangular, with L L^T = A; with upper its transpose. Of A one triangle is read. Raises LinAlgError."""
+    rows, _ = _as_rows("cholesky", A, True)
+    lower = _mirrored(rows, upper)._op("cholesky").reshape(A.shape)
+    return lower.mT if upper else lower
+
+
+def eigh(A: Tensor, UPLO: str = "L") -> EighResult:
+    """Eigenvalues [..., n], ascending, and orthonormal eigenvectors [..., n, n], its columns, of symmetric matrices.
+
+    UPLO: the triangle of A that is read. The largest element of an eigenvector is positive. Raises LinAlgError.
+    """
+    if UPLO not in ("L", "U"):
+        raise ValueError(f"UPLO is 'L' or 'U', not {UPLO!r}")
+    rows, lead = _as_rows("eigh", A, True)
+    y = _mirrored(rows, UPLO == "U")._op("eigh")
+    return EighResult(y[:, :, 0].reshape((*lead, A.shape[-1])), y[:, :, 1:].reshape(A.shape))
+
+
+def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
+    return eigh(A, UPLO).eigenvalues
+
+
+def _complement(q: Tensor) -> Tensor:
+    """Columns that make q [z, m, k] a basis; they have no gradient."""
+    z, m, k = q.shape
+    full, rest = ops.empty((z, m, m), q.dtype), ops.empty((z, m, k), q.dtype)
+    ops.run("qr", (q.array, full, rest))
+    return wrap(np.ascontiguousarray(full[:, :, k:])) if m > k else q[:, :, k:]
+
+
+def svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None) -> SVDResult:
+    """A = U diag(S) Vh, S descending; U [..., m, k] and Vh [..., k, n] for k = min(m, n), or with full_matrices square.
+
+    The largest element of each of the first k columns of U is positive. What full_matrices adds has no gradient.
+    """
+    rows, lead = _as_rows("svd", A)
+    m, n = rows.shape[1:]
+    y = rows._op("svd")
+    u, s, vh = y[:, :, :m].mT, y[:, :, m], y[:, :, m + 1 :]
+    if full_matrices and m > n:
+        u = cat([u, _complement(u)], 2)
+    if full_matrices and n > m:
+        vh = cat([vh, _complement(vh.mT).mT], 1)
+    return SVDResult(*[part.reshape((*lead, *part.shape[1:])) for part in (u, s, vh)])
+
+
+def svdvals(A: Tensor, *, driver: str | None = None) -> Tensor:
+    """The singular values, descending."""
+    return svd(A, False).S
+
+
+def qr(A: Tensor, mode: str = "reduced") -> QRResult:
+    """A = Q R, Q [..., m, k] orthonormal, R [..., k, n] upper triangular, k = min(m, n); mode 'complete': k = m, which has no
+    gradient where m > n; 'r': R alone, Q being empty."""
+    if mode not in ("reduced", "complete", "r"):
+        raise ValueError(f"{mode!r} is no mode of qr; choose from reduced, complete, r")
+    rows, lead = _as_rows("qr", A)
+    z, m, n = rows.shape
+    if mode == "complete" and m > n:
+        if A.requires_grad and is_grad_enabled():
+            raise RuntimeError("qr with mode='complete' has no gradient for a matrix higher than wide; use mode='reduced'")
+        q, r = (wrap(ops.empty(shape, rows.dtype)) for shape in ((z, m, m), (z, m, n)))
+        ops.run("qr", (rows.array, q.array, r.array))
+    else:
+        y = rows[:, :, :m]._op("qr")                             # of a wide one the square part, and the rest by a product
+        q, r = y[:, :, :m].mT, y[:, :, m:]
+        if n > m:
+            r = cat([r, q.mT @ rows[:, :, m:]], 2)
+    r = r.reshape((*lead, *r.shape[1:]))
+    return QRResult(rows._full((0,), 0.0) if mode == "r" else q.reshape((*lead, *q.shape[1:])), r)
+
+
+def pinv(A: Tensor, rtol: float | None = None, *, atol: float | None = None, hermitian: bool = False) -> Tensor:
+    """The pseudoinverse [..., n, m]. Singular values up to max(atol, rtol times the largest) count as 0; rtol is by default
+    max(m, n) times the dtype's eps, 0 where there is an atol. hermitian: of A, symmetric, the lower triangle is read."""
+    rows, lead = _as_rows("pinv", A, hermitian)
+    rows = _mirrored(rows, False) if hermitian else rows
+    m, n = rows.shape[1:]
+    if rtol is None:
+        rtol = 0.0 if atol else max(m, n) * float(np.finfo(A.dtype).eps)
+    return rows._op("pinv", attrs=(float(rtol), float(atol or 0.0))).reshape((*lead, n, m))
+
+
+def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
+    return pinv(input, rcond)
 
 
 # einsum
@@ -249,7 +425,8 @@ def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
 
 
 def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """Of the matrices along two axes: 'fro', the root of the sum of squares; 1 and inf, the largest sum of a column or row."""
+    """Of the matrices along two axes: 'fro', the root of the sum of squares; 1 and inf, the largest sum of a column or row; 2, the
+    largest singular value; 'nuc', their sum. -1, -inf and -2: the smallest."""
     A = A if dtype is None else A.to(dtype)
     if len(dim) != 2 or A.ndim < 2:
         raise ShapeError(f"matrix_norm takes two dims of a tensor that has them, given {dim} of {list(A.shape)}")
@@ -259,10 +436,11 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool 
     if ord == "fro":
         return A._float("matrix_norm").norm(2, (a, b), keepdim)
     if ord in ("nuc", 2, -2):
-        raise NotImplementedError(f"matrix_norm {ord!r} needs singular values, which are not here; "
-                                  "choose 'fro', 1, -1, inf or -inf")
+        s = svdvals(A._float("matrix_norm").permute([d for d in range(A.ndim) if d not in (a, b)] + [a, b]))
+        y = s.sum(-1) if ord == "nuc" else s.amax(-1) if ord == 2 else s.amin(-1)
+        return y.reshape(ops.kept_shape(A.shape, (a, b), True)) if keepdim else y
     if ord not in (1, -1, math.inf, -math.inf):
-        raise ValueError(f"{ord!r} is not a norm of matrices; choose 'fro', 1, -1, inf or -inf")
+        raise ValueError(f"{ord!r} is not a norm of matrices; choose 'fro', 'nuc', 1, -1, 2, -2, inf or -inf")
     summed, chosen = (a, b) if abs(ord) == 1 else (b, a)
     sums = A._float("matrix_norm").abs().sum(summed, keepdim=True)
     y = sums.amax(chosen, keepdim=True) if ord > 0 else sums.amin(chosen, keepdim=True)
@@ -280,8 +458,10 @@ def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, 
     return matrix_norm(A, ord, (0, 1) if dim is None else dim, keepdim, dtype=dtype)
 
 
-METHODS = ("addbmm", "addmm", "addmv", "addr", "baddbmm", "ger", "inner", "kron", "matrix_power", "outer", "vdot")
+METHODS = ("addbmm", "addmm", "addmv", "addr", "baddbmm", "cholesky", "det", "ger", "inner", "inverse", "kron", "logdet",
+           "matrix_power", "outer", "pinverse", "slogdet", "vdot")
 FUNCTIONS = ("einsum", "tensordot")
 IN_PLACE = ("addbmm", "addmm", "addmv", "addr", "baddbmm")
 
-__all__ = ["cross", "matrix_norm", "matrix_power", "multi_dot", "norm", "vecdot", "vector_norm"]
+__all__ = ["LinAlgError", "cholesky", "cross", "det", "eigh", "eigvalsh", "inv", "matrix_norm", "matrix_power", "multi_dot", "norm",
+           "pinv", "qr", "slogdet", "solve", "svd", "svdvals", "vecdot", "vector_norm"]

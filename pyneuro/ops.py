@@ -604,10 +604,12 @@ Op("gather_grad", "zeros, plus each of g at its index along dim", _gather_grad,
    lambda rng, n: ((rng.normal(size=(n, 3)), rng.integers(0, 5, (n, 3))), (1, (n, 5))), saves=(1,), kind="grad", sums=lambda *_: 3)
 
 
-def _scatter_along(x: Array, index: Array, v: Array, dim: int) -> Array:
-    y = _copy(x)
-    run("gather_put", (along(y, dim), along(index, dim), along(v, dim)))
-    return y
+def _scatter_along(kernel: str) -> Callable:
+    def forward(x: Array, index: Array, v: Array, dim: int) -> Array:
+        y = _copy(x)
+        run(kernel, (along(y, dim), along(index, dim), along(v, dim)))
+        return y
+    return forward
 
 
 def _scatter_along_grad(node: Any, g: Any) -> tuple:
@@ -616,9 +618,43 @@ def _scatter_along_grad(node: Any, g: Any) -> tuple:
             g._op("gather", index, attrs=node.attrs) if node.needs[2] else None)
 
 
-Op("scatter", "x, with v at its index along dim", _scatter_along, _scatter_along_grad,
+Op("scatter", "x, with v at its index along dim", _scatter_along("gather_put"), _scatter_along_grad,
    lambda rng, n: ((table(rng, n), rng.permuted(np.broadcast_to(np.arange(grid(n)[1]), grid(n)), axis=1)[:, :grid(n)[1] // 2 + 1],
                     table(rng, n)[:, :grid(n)[1] // 2 + 1]), (1,)), saves=(1,), kind="index")
+
+
+def _scatter_extreme_grad(node: Any, g: Any) -> tuple:
+    """In equal shares to all that are as large."""
+    (x, index, v, y), dim = node.saved(g), node.attrs[0]
+    mine, theirs = (x == y).to(g.dtype), (v == y._op("gather", index, attrs=(dim,))).to(g.dtype)
+    share = g / (mine + theirs._op("gather_grad", index, attrs=(dim, x.shape)))
+    return share * mine, None, share._op("gather", index, attrs=(dim,)) * theirs
+
+
+def _scatter_mul_grad(node: Any, g: Any) -> tuple:
+    """g times the product of all others, also where one of them or this one is 0."""
+    (x, index, v), dim = node.saved(g), node.attrs[0]
+    ones = [t.masked_fill(t == 0, 1.0) for t in (x, v)]
+    zeros = [(t == 0).to(g.dtype) for t in (x, v)]
+    rest = ones[0]._op("scatter_mul", index, ones[1], attrs=(dim,)) * g
+    count = zeros[0] + zeros[1]._op("gather_grad", index, attrs=(dim, x.shape))
+    their_rest, their_count = (t._op("gather", index, attrs=(dim,)) for t in (rest, count))
+    return (rest.masked_fill(count != zeros[0], 0.0) / ones[0], None,
+            their_rest.masked_fill(their_count != zeros[1], 0.0) / ones[1])
+
+
+def _scattered(rng: Any, n: int) -> tuple:
+    (x, index), attrs = _columns(rng, n)
+    values = rng.permutation(x.size + index.size) / (x.size + index.size) + 0.5          # no ties
+    return (values[:x.size].reshape(x.shape), index, values[x.size:].reshape(index.shape)), attrs
+
+
+for _name, _formula, _rule, _saves in (
+        ("max", "the largest of x and each v at its index along dim; ties share", _scatter_extreme_grad, (0, 1, 2, -1)),
+        ("min", "the smallest of x and each v at its index along dim; ties share", _scatter_extreme_grad, (0, 1, 2, -1)),
+        ("mul", "x times each v at its index along dim", _scatter_mul_grad, (0, 1, 2))):
+    Op(f"scatter_{_name}", _formula, _scatter_along(f"gather_{_name}"), _rule, _scattered, saves=_saves, kind="index",
+       sums=lambda x, *_: x.shape[-1])
 
 
 # The diagonal of two axes as the last one: a view. attrs: offset, dim1, dim2.
@@ -735,6 +771,188 @@ Op("matmul", "a b", _matmul, _matmul_grad, _matmul_inputs, saves=(0, 1), reads=(
    sums=lambda a, b: a.shape[-1], work=lambda a, b: 2 * a.size * b.shape[-1])
 Op("bmm", "a[z] b[z]", _bmm, _matmul_grad, _bmm_inputs, saves=(0, 1), reads=((1,), (0,)), kind="matrix",
    sums=lambda a, b: a.shape[-1], work=lambda a, b: 2 * a.size * b.shape[-1])
+
+
+# Inverses and decompositions of [z, m, n]. Those of several parts are packed side by side in one array, so that each op has
+# one result; linalg.py takes it apart. What is found only up to a choice (the sign of an eigenvector, the basis of those of
+# one eigenvalue) has a derivative where what is computed from it does not depend on that choice.
+
+def _square(kernel: str) -> Callable:
+    def forward(a: Array, *others: Array) -> Array:
+        y = empty((others or (a,))[0].shape, a.dtype)
+        run(kernel, (a, *others, y))
+        return y
+    return forward
+
+
+def _triangle(x: Any, diagonal: float) -> Any:
+    """What is above the diagonal of x [z, n, n], and so much of the diagonal."""
+    n = x.shape[1]
+    return x * x._wrap(np.triu(np.ones((n, n)), 1).astype(x.dtype) + (np.eye(n) * diagonal).astype(x.dtype))
+
+
+def _diagonals_of(x: Any) -> Any:
+    """[z, n] as diagonal matrices."""
+    return x.unsqueeze(2) * x._wrap(np.eye(x.shape[1], dtype=x.dtype))
+
+
+def _over(x: Any, y: Any) -> Any:
+    """x / y, 0 where y is."""
+    return x / y.masked_fill(y == 0, math.inf)
+
+
+def _solve_grad(node: Any, g: Any) -> tuple:
+    a, x = node.saved(g)
+    gb = a.mT._op("solve", g)
+    return -(gb @ x.mT), gb
+
+
+def _det(a: Array) -> Array:
+    y = empty(a.shape[:1], a.dtype)
+    run("det", (a, y))
+    return y
+
+
+def _det_grad(node: Any, g: Any) -> tuple:
+    a, y = node.saved(g)
+    return (g * y).reshape((-1, 1, 1)) * a._op("inv").mT,
+
+
+def _logabsdet(a: Array) -> Array:
+    sign, y = (empty(a.shape[:1], a.dtype) for _ in range(2))
+    run("slogdet", (a, sign, y))
+    return y
+
+
+def _cholesky_grad(node: Any, g: Any) -> tuple:
+    """L^-T P(L^T g) L^-1, symmetric; P keeps the lower triangle and half of the diagonal. Murray 2016."""
+    lower, = node.saved(g)
+    upper = lower.mT
+    half = _triangle(g.mT @ lower, 0.5).mT
+    s = upper._op("solve", upper._op("solve", half).mT)
+    return (s + s.mT) * 0.5,
+
+
+def _eigh(a: Array) -> Array:
+    """[w | v]"""
+    z, n, _ = a.shape
+    y = empty((z, n, n + 1), a.dtype)
+    run("eigh", (a, y[:, :, 0], y[:, :, 1:]))
+    return y
+
+
+def _eigh_grad(node: Any, g: Any) -> tuple:
+    y, = node.saved(g)
+    w, v, gw, gv = y[:, :, 0], y[:, :, 1:], g[:, :, 0], g[:, :, 1:]
+    inner = _over(v.mT @ gv, w.unsqueeze(1) - w.unsqueeze(2)) + _diagonals_of(gw)
+    s = v @ inner @ v.mT
+    return (s + s.mT) * 0.5,
+
+
+def _svd(a: Array) -> Array:
+    """[u^T | s | vh]"""
+    z, m, n = a.shape
+    y = empty((z, min(m, n), m + 1 + n), a.dtype)
+    run("svd", (a, y[:, :, :m].transpose(0, 2, 1), y[:, :, m], y[:, :, m + 1:]))
+    return y
+
+
+def _svd_grad(node: Any, g: Any) -> tuple:
+    """Townsend: "Differentiating the singular value decomposition", 2016."""
+    y, = node.saved(g)
+    m, n = node.shapes[0][1:]
+    (ut, s, vh), (gut, gs, gvh) = [(t[:, :, :m], t[:, :, m], t[:, :, m + 1:]) for t in (y, g)]
+    u, gu = ut.mT, gut.mT
+    left, right = ut @ gu, vh @ gvh.mT
+    rows, columns = s.unsqueeze(2), s.unsqueeze(1)
+    apart = columns * columns - rows * rows
+    inner = _over(left - left.mT, apart) * columns + rows * _over(right - right.mT, apart) + _diagonals_of(gs)
+    da = u @ inner @ vh
+    if m > n:
+        da = da + (_over(gu, columns) - u @ _over(left, columns)) @ vh
+    if n > m:
+        da = da + u @ (_over(gvh, rows) - _over(right.mT, rows) @ vh)
+    return da,
+
+
+def _qr(a: Array) -> Array:
+    """[q^T | r]"""
+    z, m, n = a.shape
+    y = empty((z, min(m, n), m + n), a.dtype)
+    run("qr", (a, y[:, :, :m].transpose(0, 2, 1), y[:, :, m:]))
+    return y
+
+
+def _qr_grad(node: Any, g: Any) -> tuple:
+    """For m >= n. Walter, Lehmann, Lamour: "On evaluating higher-order derivatives of the QR decomposition", 2012."""
+    y, = node.saved(g)
+    m = node.shapes[0][1]
+    q, r, gq, gr = y[:, :, :m].mT, y[:, :, m:], g[:, :, :m].mT, g[:, :, m:]
+    upper = _triangle(gr @ r.mT - q.mT @ gq, 0.5)
+    return r._op("solve", (gq + q @ (upper + upper.mT)).mT).mT,
+
+
+def _pinv(a: Array, rtol: float, atol: float) -> Array:
+    z, m, n = a.shape
+    y = empty((z, n, m), a.dtype)
+    run("pinv", (a, y), (rtol, atol))
+    return y
+
+
+def _pinv_grad(node: Any, g: Any) -> tuple:
+    """While the rank stays. Golub, Pereyra 1973."""
+    a, p = node.saved(g)
+    left, right = g.mT @ p @ p.mT, p.mT @ p @ g.mT
+    return left - a @ (p @ left) + right - (right @ p) @ a - p.mT @ g @ p.mT,
+
+
+def _matrices(shape: Callable, draw: Callable) -> Callable:
+    def inputs(rng: Any, n: int) -> tuple:
+        m, k, _ = _sides(n)
+        return draw(rng, shape(m, k)), ()
+    return inputs
+
+
+def _far_from_singular(rng: Any, shape: Shape) -> tuple:
+    return rng.normal(size=shape) + 3 * shape[1] * np.eye(shape[1]),
+
+
+def _equations(rng: Any, n: int) -> tuple:
+    m, k, _ = _sides(n)
+    return (*_far_from_singular(rng, (2, m, m)), rng.normal(size=(2, m, k))), ()
+
+
+def _spread_out(rng: Any, shape: Shape) -> tuple:
+    """Singular values and eigenvalues about 1, 2, 3, ..., with some room between."""
+    x = 0.1 * rng.normal(size=shape)
+    k = min(shape[1:])
+    x[:, np.arange(k), np.arange(k)] += 1.0 + np.arange(k)
+    return x,
+
+
+def _moderate(rng: Any, shape: Shape) -> tuple:
+    return tuple(a / (3 * shape[1]) for a in _far_from_singular(rng, shape))
+
+
+def decomposition(name: str, formula: str, forward: Callable, backward: Callable, inputs: Callable, saves: tuple[int, ...],
+                  terms: int = 1) -> None:
+    Op(name, formula, forward, backward, inputs, saves=saves, kind="decomposition", sums=lambda a, *_: terms * a.shape[1])
+
+
+_cubes, _tall = (lambda m, k: (2, m, m)), (lambda m, k: (2, k, m))
+decomposition("inv", "a^-1", _square("inv"), lambda node, g: (-(node.saved(g)[0].mT @ g @ node.saved(g)[0].mT),),
+              _matrices(_cubes, _far_from_singular), saves=(-1,))
+decomposition("det", "the determinant", _det, _det_grad, _matrices(_cubes, _moderate), saves=(0, -1))
+decomposition("logabsdet", "ln |det a|", _logabsdet, lambda node, g: (g.reshape((-1, 1, 1)) * node.saved(g)[0]._op("inv").mT,),
+              _matrices(_cubes, _far_from_singular), saves=(0,))
+decomposition("solve", "a^-1 b", _square("solve"), _solve_grad, _equations, saves=(0, -1))
+decomposition("cholesky", "the lower triangle L of L L^T = (a + a^T) / 2", _square("cholesky"), _cholesky_grad,
+              _matrices(_cubes, _far_from_singular), saves=(-1,))
+decomposition("eigh", "[w | v] of (a + a^T) / 2 = v diag(w) v^T", _eigh, _eigh_grad, _matrices(_cubes, _spread_out), (-1,), 10)
+decomposition("svd", "[u^T | s | vh] of a = u diag(s) vh", _svd, _svd_grad, _matrices(_tall, _spread_out), (-1,), 10)
+decomposition("qr", "[q^T | r] of a = q r", _qr, _qr_grad, _matrices(_tall, _spread_out), (-1,))
+decomposition("pinv", "the pseudoinverse, singular values within atol or rtol of the largest counting as 0", _pinv, _pinv_grad,
+              lambda rng, n: (_spread_out(rng, (2, _sides(n)[1], _sides(n)[0])), (1e-6, 0.0)), (0, -1), 10)
 
 
 # Activations: a row here, a row in activations.def, its functions in reference.py. `away`: kinks. Parameters and what

@@ -487,28 +487,21 @@ def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: A
     if reduce == "add":
         source = src if isinstance(src, Tensor) else _constant(src, input.dtype).expand(index.shape)
         return scatter_add(input, dim, index, source)
+    if reduce not in (None, "multiply"):
+        raise ValueError(f"scatter takes reduce 'add' or 'multiply', not {reduce!r}")
+    return _scattered("scatter" if reduce is None else "scatter_mul", input, dim, index, src, "scatter")
+
+
+def _scattered(op: str, input: Tensor, dim: int, index: Tensor, src: Any, name: str) -> Tensor:
+    """An op of input, index and src, of which the index may reach a part only."""
     if not input.ndim:
-        return scatter(input.reshape(1), 0, index.reshape(-1), src.reshape(-1) if isinstance(src, Tensor) else src,
-                       reduce=reduce).reshape(())
-    d, index, key = _region(input, dim, index, "scatter")
+        source = src.reshape(-1) if isinstance(src, Tensor) else src
+        return _scattered(op, input.reshape(1), 0, index.reshape(-1), source, name).reshape(())
+    d, index, key = _region(input, dim, index, name)
     if not index.numel():
         return input.clone()
-    src = _source(src, index, input, "scatter")
-    part = input if key is None else input[key]
-    if reduce == "multiply":
-        return _multiplied(input, d, index, src)
-    if reduce is not None:
-        raise ValueError(f"scatter takes reduce 'add' or 'multiply', not {reduce!r}")
-    part = part._op("scatter", index, src, attrs=(d,))
+    part = (input if key is None else input[key])._op(op, index, _source(src, index, input, name), attrs=(d,))
     return part if key is None else input._op("put_at", part, attrs=(positions(input.shape, key),))
-
-
-def _multiplied(input: Tensor, d: int, index: Tensor, src: Tensor) -> Tensor:
-    y = input._look().copy()
-    grid = list(np.ogrid[tuple(slice(n) for n in index.shape)])
-    grid[d] = index._look()
-    np.multiply.at(y, tuple(grid), src._look())
-    return wrap(y)
 
 
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
@@ -522,6 +515,50 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     reached = tuple(m if i == d else n for i, (n, m) in enumerate(zip(index.shape, input.shape)))
     sums = src._op("gather_grad", index, attrs=(d, reached))
     return input + (sums if key is None else sums._op("slice_grad", attrs=(input.shape, key)))
+
+
+REDUCED = {"prod": ("scatter_mul", 1), "amax": ("scatter_max", -math.inf), "amin": ("scatter_min", math.inf)}
+
+
+def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
+    """At each place the sum, prod, mean, amax or amin of input and of all of src that index along dim puts there.
+
+    include_self=False: where index puts anything, of that alone. Raises ValueError for another word in reduce.
+    """
+    return _reduced_into("scatter_reduce", input, dim, index, src, reduce, include_self, ("sum", "mean", *REDUCED))
+
+
+def index_reduce(input: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
+    """scatter_reduce of whole parts along dim, without sum, which is index_add."""
+    if input.ndim:
+        dim, index = _lines(input, dim, index, "index_reduce")
+        wanted = (*input.shape[:dim], index.numel(), *input.shape[dim + 1 :])
+        source = source.reshape(1) if not source.ndim else source
+        if source.shape != wanted:
+            raise ShapeError(f"index_reduce takes a source of {list(wanted)}, given {list(source.shape)}")
+        index = _spread(index, dim, input.shape)
+    return _reduced_into("index_reduce", input, dim, index, source, reduce, include_self, ("mean", *REDUCED))
+
+
+def _reduced_into(name: str, input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, include_self: bool,
+                  known: tuple[str, ...]) -> Tensor:
+    if reduce not in known:
+        raise ValueError(f"{name} takes reduce as one of {', '.join(known)}, not {reduce!r}")
+    op, start = REDUCED.get(reduce, ("", 0))
+    if not include_self:
+        if math.isinf(start) and input.dtype.kind in "iu":
+            limits = np.iinfo(input.dtype)
+            start = limits.max if start > 0 else limits.min
+        input = _scattered("scatter", input, dim, index, start, name)
+    if op:
+        return _scattered(op, input, dim, index, src, name)
+    total = scatter_add(input, dim, index, src)
+    if reduce == "sum":
+        return total
+    ones = wrap(ops.filled(input.shape, input.dtype, 1.0))
+    ones = ones if include_self else _scattered("scatter", ones, dim, index, 0, name)
+    count = scatter_add(ones, dim, index, wrap(ops.filled(index.shape, input.dtype, 1.0))).clamp(min=1)
+    return total / count if input.is_floating_point() else total // count
 
 
 def _lines(input: Tensor, dim: int, index: Tensor, name: str) -> tuple[int, Tensor]:
@@ -640,11 +677,11 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
 
 
 METHODS = (
-    "argwhere", "diag", "diag_embed", "diagflat", "diagonal", "dsplit", "flip", "fliplr", "flipud", "hsplit", "index_add",
-    "index_copy", "index_fill", "index_put", "masked_scatter", "masked_select", "moveaxis", "movedim", "narrow", "nonzero",
-    "ravel", "repeat_interleave", "roll", "rot90", "scatter", "scatter_add", "select", "split_with_sizes", "swapaxes",
-    "swapdims", "take", "take_along_dim", "tensor_split", "tile", "trace", "tril", "triu", "unflatten", "unsafe_chunk",
-    "unsafe_split", "vsplit", "expand_copy",
+    "argwhere", "diag", "diag_embed", "diagflat", "diagonal", "dsplit", "expand_copy", "flip", "fliplr", "flipud", "hsplit",
+    "index_add", "index_copy", "index_fill", "index_put", "index_reduce", "masked_scatter", "masked_select", "moveaxis",
+    "movedim", "narrow", "nonzero", "ravel", "repeat_interleave", "roll", "rot90", "scatter", "scatter_add",
+    "scatter_reduce", "select", "split_with_sizes", "swapaxes", "swapdims", "take", "take_along_dim", "tensor_split",
+    "tile", "trace", "tril", "triu", "unflatten", "unsafe_chunk", "unsafe_split", "vsplit",
 )
 ONLY_METHODS = ("repeat", "sum_to_size", "unfold")
 FUNCTIONS = (
@@ -652,5 +689,5 @@ FUNCTIONS = (
     "column_stack", "combinations", "concat", "concatenate", "dstack", "hstack", "meshgrid", "row_stack", "tril_indices",
     "triu_indices", "vstack",
 )
-IN_PLACE = ("index_add", "index_copy", "index_fill", "index_put", "masked_scatter", "masked_fill", "scatter", "scatter_add",
-            "tril", "triu")
+IN_PLACE = ("index_add", "index_copy", "index_fill", "index_put", "index_reduce", "masked_scatter", "masked_fill", "scatter",
+            "scatter_add", "scatter_reduce", "tril", "triu")

@@ -197,3 +197,118 @@ def test_linear_starts_uniform_within_its_bound():
         x = p.detach().numpy()
         assert abs(x).max() <= 0.2 and abs(x).max() > 0.199
         assert x.std() == pytest.approx(0.2 / 3**0.5, rel=0.05)
+
+
+# ------------------------------------------------------------------------------------ inverses and decompositions of matrices
+
+MATRICES = {  # function of (library, matrices), which does not depend on the signs of vectors, and a shape
+    "inv": (lambda t, a: t.linalg.inv(a), (2, 3, 4, 4)),
+    "det": (lambda t, a: t.linalg.det(a), (2, 3, 4, 4)),
+    "slogdet": (lambda t, a: t.linalg.slogdet(a)[0] * t.linalg.slogdet(a)[1], (3, 4, 4)),
+    "solve": (lambda t, a: t.linalg.solve(a, a[..., :2] + 1), (2, 3, 4, 4)),
+    "solve of lines": (lambda t, a: t.linalg.solve(a, a[..., 0] + 1), (3, 4, 4)),
+    "solve from the right": (lambda t, a: t.linalg.solve(a, a[..., :2, :] + 1, left=False), (3, 4, 4)),
+    "cholesky": (lambda t, a: t.linalg.cholesky(a @ a.mT + t.eye(4, dtype=a.dtype)), (3, 4, 4)),
+    "cholesky, upper": (lambda t, a: t.linalg.cholesky(a @ a.mT + t.eye(4, dtype=a.dtype), upper=True), (3, 4, 4)),
+    "eigvalsh": (lambda t, a: t.linalg.eigvalsh(a @ a.mT), (3, 4, 5)),
+    "eigh": (lambda t, a: (lambda w, v: (v * w.unsqueeze(-2).sin()) @ v.mT)(*t.linalg.eigh(a @ a.mT)), (3, 4, 5)),
+    **{f"{name} {shape}": (function, shape) for shape in ((3, 5, 3), (3, 3, 5), (4, 4)) for name, function in (
+        ("svdvals", lambda t, a: t.linalg.svdvals(a)),
+        ("svd", lambda t, a: (lambda u, s, vh: (u * s.unsqueeze(-2).sin()) @ vh)(*t.linalg.svd(a, full_matrices=False))),
+        ("svd, its vectors", lambda t, a: t.linalg.svd(a, full_matrices=False)[0].square()),
+        ("svd, whole", lambda t, a: (lambda u, s, vh: u[..., :3].square().sum(-1) * s.sum())(*t.linalg.svd(a))),
+        ("qr, Q", lambda t, a: t.linalg.qr(a)[0]),
+        ("qr, R", lambda t, a: t.linalg.qr(a)[1]),
+        ("pinv", lambda t, a: t.linalg.pinv(a)),
+        ("nuclear norm", lambda t, a: t.linalg.matrix_norm(a, "nuc")),
+        ("2-norm", lambda t, a: t.linalg.matrix_norm(a, 2, keepdim=True)))},
+    "powers": (lambda t, a: t.matrix_power(a, -3), (2, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_decompositions_and_their_gradients(name, on, torch):
+    function, shape = MATRICES[name]
+    a = np.random.default_rng(3).normal(size=shape)
+    a[..., range(min(shape[-2:])), range(min(shape[-2:]))] += 3 + np.arange(min(shape[-2:]))
+    found = []
+    for t in (pn, torch):
+        x = t.tensor(a, requires_grad=True)
+        y = function(t, x)
+        weights = t.tensor(np.cos(np.arange(y.numel())).reshape(tuple(y.shape)))
+        first, = t.autograd.grad((y * weights).sum(), x, create_graph=True)
+        second, = t.autograd.grad(first.square().sum(), x)
+        found.append([v.detach().numpy() for v in (y, first, second)])
+    for mine, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-8, atol=1e-8 * max(1, abs(theirs).max()))
+
+
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_decompositions_by_their_definitions(on):
+    a = pn.from_numpy(np.random.default_rng(0).normal(size=(2, 5, 3)))
+    square, eye = a.mT @ a, np.broadcast_to(np.eye(3), (2, 3, 3))
+    q, r = pn.linalg.qr(a, "complete")
+    u, s, vh = pn.linalg.svd(a)
+    w, v = pn.linalg.eigh(square)
+    lower = pn.linalg.cholesky(square)
+    for got, want in [(q.mT @ q, np.eye(5)), (q @ r, a), (u.mT @ u, np.eye(5)), (vh @ vh.mT, eye), ((u[..., :3] * s.unsqueeze(1)) @ vh, a),
+                      (v.mT @ v, eye), (square @ v, v * w.unsqueeze(1)), (lower @ lower.mT, square),
+                      (pn.linalg.inv(square) @ square, eye), (pn.linalg.pinv(a) @ a, eye), (pn.linalg.det(square), w.prod(-1)),
+                      (pn.linalg.solve(square, a.mT), pn.inverse(square) @ a.mT), (pn.logdet(square), w.log().sum(-1))]:
+        np.testing.assert_allclose(np.broadcast_to(want, got.shape), got.numpy(), atol=1e-9)
+    assert pn.equal(lower, lower.tril()) and pn.linalg.qr(a, "r").Q.numel() == 0 and pn.linalg.svdvals(pn.ones(3, 0)).shape == (0,)
+
+
+def test_decompositions_are_recorded():
+    def step(a):
+        w, v = pn.linalg.eigh(a @ a.mT)
+        y = pn.linalg.solve(a, v).sum() + pn.linalg.svdvals(a).sum() + pn.linalg.cholesky(a @ a.mT).sum() + w.log().sum()
+        return y, *pn.autograd.grad(y, [a])
+
+    compiled = pn.compile(step)
+    for i in range(3):
+        a = pn.from_numpy(np.random.default_rng(i).normal(size=(4, 4)) + 4 * np.eye(4)).requires_grad_()
+        assert [y.tolist() for y in compiled(a)] == [y.tolist() for y in step(a)]
+
+
+def test_what_decompositions_refuse():
+    singular = pn.zeros(2, 2)
+    for act in (lambda: pn.linalg.inv(singular), lambda: pn.linalg.solve(singular, pn.ones(2, 1)), lambda: pn.linalg.cholesky(-pn.eye(2))):
+        for error in (pn.linalg.LinAlgError, np.linalg.LinAlgError, RuntimeError):
+            with pytest.raises(error, match=r"singular|positive definite"):
+                act()
+    for act, error, words in [
+        (lambda: pn.linalg.inv(pn.ones(2, 3)), RuntimeError, r"square matrices, given \[2, 3\]"),
+        (lambda: pn.linalg.det(pn.ones(2)), RuntimeError, "matrices"), (lambda: pn.linalg.inv(pn.eye(2, dtype="int64")), TypeError, "int64"),
+        (lambda: pn.linalg.solve(pn.ones(2, 2), pn.ones(3, 1)), RuntimeError, r"\[3, 1\]"),
+        (lambda: pn.linalg.qr(pn.ones(2, 2), "full"), ValueError, "reduced, complete, r"),
+        (lambda: pn.linalg.qr(pn.ones(3, 2, requires_grad=True), "complete"), RuntimeError, "reduced"),
+        (lambda: pn.linalg.eigh(pn.ones(2, 2), "X"), ValueError, "'L' or 'U'"),
+        (lambda: pn.scatter_reduce(pn.ones(2), 0, pn.tensor([0]), pn.ones(1), "max"), ValueError, "amax"),
+    ]:
+        with pytest.raises(error, match=words):
+            act()
+
+
+@pytest.mark.filterwarnings("ignore:index_reduce.. is in beta")
+@pytest.mark.parametrize("reduce", ["sum", "prod", "mean", "amax", "amin"])
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_what_is_reduced_into_a_tensor(reduce, include_self, on, torch):
+    rng = np.random.default_rng(1)
+    x, src = rng.permutation(36).reshape(6, 6) / 7 - 2, rng.permutation(20).reshape(5, 4) / 5 - 1.7
+    x[0, :3], src[1, 1], index = 0, 0, rng.integers(0, 3, (5, 4))
+    calls = [lambda t, a, b: t.scatter_reduce(a, 0, t.tensor(index), b, reduce, include_self=include_self),
+             lambda t, a, b: t.index_reduce(a[:5], 1, t.tensor([0, 5, 5, 2]), b, reduce, include_self=include_self),
+             lambda t, a, b: (a * 1).scatter_reduce_(1, t.tensor(index), b, reduce, include_self=include_self)]
+    for call in calls if reduce != "sum" else calls[::2]:
+        found = []
+        for t in (pn, torch):
+            given = [t.tensor(v, requires_grad=True) for v in (x, src)]
+            y = call(t, *given)
+            y.backward(t.tensor(rng.permutation(y.numel()).reshape(tuple(y.shape)) * 0 + np.arange(y.numel()).reshape(tuple(y.shape)) / 3))
+            whole = call(t, *[t.tensor((v * 9).astype(np.int64)) for v in (x, src)])
+            found.append([y.detach().numpy(), *[v.grad.numpy() for v in given], whole.numpy()])
+        for mine, theirs in zip(*found, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-12)

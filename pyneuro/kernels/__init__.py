@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .reference import Reference
-from .signature import DeviceError, DtypeError, ShapeError
+from .signature import DeviceError, DtypeError, LinAlgError, ShapeError
 from .wrap import Checked, Traced
 
 try:
@@ -83,6 +83,7 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "Looks",
+    "LinAlgError",
     "Native",
     "Program",
     "Reference",

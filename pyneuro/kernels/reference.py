@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .signature import HOST, KERNELS, Spec, check, check_data
+from .signature import HOST, KERNELS, LinAlgError, Spec, check, check_data
 from .twins import twin
 
 # Elementwise
@@ -423,10 +423,25 @@ def gather_put(x, index, y):
     a, _, b = np.ogrid[tuple(slice(extent) for extent in index.shape)]
     x[a, index, b] = y
 
+def _gathered(ufunc, x, index, y):
+    a, _, b = np.ogrid[tuple(slice(extent) for extent in index.shape)]
+    ufunc.at(x, (a, index, b), y)
+
 def gather_add(x, index, y):
     """x_anb += y_acb at n = index_acb, in order."""
-    a, _, b = np.ogrid[tuple(slice(extent) for extent in index.shape)]
-    np.add.at(x, (a, index, b), y)
+    _gathered(np.add, x, index, y)
+
+def gather_mul(x, index, y):
+    """x_anb = x_anb y_acb at n = index_acb, in order."""
+    _gathered(np.multiply, x, index, y)
+
+def gather_max(x, index, y):
+    """x_anb = max(x_anb, y_acb) at n = index_acb; NaN if either is."""
+    _gathered(np.maximum, x, index, y)
+
+def gather_min(x, index, y):
+    """x_anb = min(x_anb, y_acb) at n = index_acb; NaN if either is."""
+    _gathered(np.minimum, x, index, y)
 
 
 # Matrices
@@ -439,6 +454,72 @@ def matmul(a, b, c):
 def bmm(a, b, c):
     """c_z = a_z b_z"""
     np.matmul(a, b, out=c)
+
+
+# Inverses and decompositions, of each matrix of a row of them.
+
+def _square_solution(of, name, *operands):
+    try:
+        return of(*operands)
+    except np.linalg.LinAlgError:
+        raise LinAlgError(f"{name}: a matrix is singular") from None
+
+def inv(a, y):
+    """y a = 1"""
+    y[...] = _square_solution(np.linalg.inv, "inv", a)
+
+def det(a, y):
+    """y = the determinant of a"""
+    y[...] = np.linalg.det(a)
+
+def slogdet(a, sign, y):
+    """sign e^y = the determinant of a"""
+    sign[...], y[...] = np.linalg.slogdet(a)
+
+def solve(a, b, x):
+    """a x = b"""
+    x[...] = _square_solution(np.linalg.solve, "solve", a, b)
+
+def _symmetric(a):
+    return (a + np.swapaxes(a, 1, 2)) / 2
+
+def cholesky(a, y):
+    """y y^T = (a + a^T) / 2, y lower triangular with a positive diagonal."""
+    try:
+        y[...] = np.linalg.cholesky(_symmetric(a))
+    except np.linalg.LinAlgError:
+        raise LinAlgError("cholesky: a matrix is not positive definite") from None
+
+def _signs(v):
+    """Of each column, the sign of its largest element: what is found up to sign has then one."""
+    if not v.shape[1]:
+        return np.ones((len(v), 1, v.shape[2]), v.dtype)
+    largest = np.argmax(np.absolute(v), axis=1, keepdims=True)
+    return np.where(np.take_along_axis(v, largest, 1) < 0, -1, 1).astype(v.dtype)
+
+def eigh(a, w, v):
+    """(a + a^T) / 2 = v diag(w) v^T, w ascending, v orthogonal; of each column of v the largest element is positive."""
+    w[...], columns = np.linalg.eigh(_symmetric(a))
+    v[...] = columns * _signs(columns)
+
+def svd(a, u, s, vh):
+    """a = u diag(s) vh, s descending, u and vh^T orthonormal; of each column of u the largest element is positive."""
+    columns, s[...], rows = np.linalg.svd(a, full_matrices=False)
+    signs = _signs(columns)
+    u[...], vh[...] = columns * signs, rows * np.swapaxes(signs, 1, 2)
+
+def qr(a, q, r):
+    """a = q r, q orthonormal, r upper triangular."""
+    q[...], r[...] = np.linalg.qr(a, "complete" if q.shape[2] > a.shape[2] else "reduced")
+
+def pinv(a, y, rtol, atol):
+    """y = v diag(1 / s) u^T, of a = u diag(s) v^T what is larger than atol and than rtol times the largest s. Moore 1920,
+    Penrose 1955."""
+    u, s, vh = np.linalg.svd(a, full_matrices=False)
+    kept = s > np.maximum(atol, rtol * np.max(s, axis=1, keepdims=True, initial=0))
+    inverse = np.where(kept, 1 / np.where(kept, s, 1), 0)
+    np.matmul(np.swapaxes(vh, 1, 2) * inverse[:, np.newaxis], np.swapaxes(u, 1, 2), out=y)
+
 
 def dense_grad_w(dy, x, dw, db):
     """dw = dy^T x, db = the sum of dy's rows: what y = x w^T + b hands back to w and b."""
