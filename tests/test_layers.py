@@ -214,6 +214,16 @@ BAD = {
     "RNNCell: axes": (lambda: nn.RNNCell(2, 3)(pn.ones(1, 1, 2)), ValueError, "1 or 2 axes"),
     "RNNCell: state": (lambda: nn.RNNCell(2, 3)(pn.ones(4, 2), pn.ones(5, 3)), RuntimeError, r"\[4, 3\], given \[5, 3\]"),
     "LSTMCell: state": (lambda: nn.LSTMCell(2, 3)(pn.ones(2), (pn.ones(3), pn.ones(2))), ValueError, r"given \[3\] and \[2\]"),
+    "attention: heads": (lambda: nn.MultiheadAttention(5, 2), ValueError, "multiple of num_heads, got 5 and 2"),
+    "attention: axes": (lambda: nn.MultiheadAttention(4, 2)(*[pn.ones(4)] * 3), RuntimeError, "3 axes"),
+    "attention: shapes": (lambda: nn.MultiheadAttention(4, 2)(pn.ones(3, 2, 4), pn.ones(3, 5, 4), pn.ones(3, 5, 4)), RuntimeError,
+                          r"\[3, 5, 4\] do not fit"),
+    "attention: mask": (lambda: nn.MultiheadAttention(4, 2)(*[pn.ones(3, 2, 4)] * 3, attn_mask=pn.ones(3, 2)), RuntimeError,
+                        r"\[3, 3\] or \[4, 3, 3\], given \[3, 2\]"),
+    "attention: hint": (lambda: nn.MultiheadAttention(4, 2)(*[pn.ones(3, 2, 4)] * 3, is_causal=True), RuntimeError, "hint"),
+    "adaptive: cutoffs": (lambda: nn.AdaptiveLogSoftmaxWithLoss(4, 9, [5, 3]), ValueError, r"ascending order.*\[5, 3\]"),
+    "adaptive: shapes": (lambda: nn.AdaptiveLogSoftmaxWithLoss(4, 9, [3])(pn.ones(2, 4), INDEX[0]), RuntimeError, "without N"),
+    "adaptive: targets": (lambda: nn.AdaptiveLogSoftmaxWithLoss(4, 9, [3])(pn.ones(2, 4), INDEX + 7), RuntimeError, "0 to 8, given 8 to 9"),
     "alpha_dropout: p": (lambda: F.alpha_dropout(pn.ones(2), 1.5), ValueError, "between 0 and 1, got 1.5"),
     "dropout1d: axes": (lambda: F.dropout1d(pn.ones(2)), RuntimeError, r"2 or 3 axes, given \[2\]"),
     "feature_alpha_dropout: axes": (lambda: F.feature_alpha_dropout(pn.ones(2)), RuntimeError, "at least 2"),
@@ -338,6 +348,80 @@ def test_compiled_recurrent_layers_have_the_same_bits(name, on):
 def test_a_projection_keeps_the_width_of_the_state():
     y, (h, c) = nn.LSTM(3, 5, proj_size=2, bidirectional=True)(pn.ones(4, 2, 3))
     assert (y.shape, h.shape, c.shape) == ((4, 2, 4), (2, 2, 2), (2, 2, 5))
+
+
+# ------------------------------------------------------------------------------------------ attention and many classes
+
+
+def same_state(t, module):
+    """float64, with the same numbers in both libraries."""
+    module = module.double()
+    for name, p in module.named_parameters():
+        p.data = t.tensor(random(name).normal(size=tuple(p.shape)))
+    return module
+
+
+ATTENTION = {  # options of the module, of the call, and the shapes of query, key and value
+    "plain": ({}, {}, [(3, 2, 6)] * 3),
+    "one tensor": ({}, {}, [(3, 2, 6)]),
+    "one tensor without a batch": ({"bias": False}, {}, [(3, 6)]),
+    "batch first": ({"batch_first": True}, {"average_attn_weights": False}, [(2, 3, 6), (2, 4, 6), (2, 4, 6)]),
+    "other widths": ({"kdim": 5, "vdim": 4}, {"need_weights": False}, [(3, 2, 6), (4, 2, 5), (4, 2, 4)]),
+    "more keys": ({"add_bias_kv": True, "add_zero_attn": True}, {}, [(3, 2, 6), (4, 2, 6), (4, 2, 6)]),
+    "masks": ({}, {"attn_mask": "bool", "key_padding_mask": "bool"}, [(3, 2, 6), (4, 2, 6), (4, 2, 6)]),
+    "masks and more keys": ({"add_bias_kv": True, "add_zero_attn": True}, {"attn_mask": "heads", "key_padding_mask": "bool"},
+                            [(3, 2, 6), (4, 2, 6), (4, 2, 6)]),
+    "numbers as masks": ({"batch_first": True}, {"attn_mask": "float", "key_padding_mask": "float", "need_weights": False},
+                         [(2, 3, 6), (2, 4, 6), (2, 4, 6)]),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_attention_is_torchs(name, on, torch):
+    options, call, shapes = ATTENTION[name]
+    rng, found = random(name), []
+    masks = {"attn_mask": {"bool": rng.random((3, 4)) < 0.4, "float": rng.normal(size=(3, 4)), "heads": rng.random((6, 3, 4)) < 0.4},
+             "key_padding_mask": {"bool": np.array([[False, False, True, True], [False] * 4]), "float": rng.normal(size=(2, 4))}}
+    for t in (pn, torch):
+        module = same_state(t, t.nn.MultiheadAttention(6, 3, **options))
+        xs = [t.tensor(random(i).normal(size=shape), requires_grad=True) for i, shape in enumerate(shapes)]
+        given = {k: t.tensor(masks[k][v] & ~masks[k][v].all(-1, keepdims=True) if v in ("bool", "heads") else masks[k][v])
+                 if k in masks else v for k, v in call.items()}
+        y, weights = module(*(xs * 3 if len(xs) == 1 else xs), **given)
+        parts = [y] if weights is None else [y, weights]
+        total = sum((p * t.tensor(random("out").normal(size=tuple(p.shape)))).sum() for p in parts)
+        grads = t.autograd.grad(total, [*xs, *module.parameters()])
+        found.append(([v.detach().numpy() for v in (*parts, *grads)], repr(module), list(module.state_dict())))
+    assert found[0][1:] == found[1][1:]
+    for mine, theirs in zip(found[0][0], found[1][0], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-10)
+
+
+def test_attention_starts_as_torchs(torch):
+    for t in (pn, torch):
+        module = t.nn.MultiheadAttention(64, 4, add_bias_kv=True)
+        assert not module.in_proj_bias.detach().numpy().any() and not module.out_proj.bias.detach().numpy().any()
+        assert abs(abs(module.in_proj_weight.detach().numpy()).max() - (6 / 256) ** 0.5) < 2e-3
+        assert [(k, list(v.shape)) for k, v in module.state_dict().items()] == [
+            ("in_proj_weight", [192, 64]), ("in_proj_bias", [192]), ("bias_k", [1, 1, 64]), ("bias_v", [1, 1, 64]),
+            ("out_proj.weight", [64, 64]), ("out_proj.bias", [64])]
+
+
+@pytest.mark.parametrize("on", BACKENDS, indirect=True)
+def test_adaptive_softmax_is_torchs(on, torch):
+    found = []
+    for t in (pn, torch):
+        module = same_state(t, t.nn.AdaptiveLogSoftmaxWithLoss(12, 20, [4, 9], div_value=2.0, head_bias=True))
+        x = t.tensor(random("x").normal(size=(7, 12)), requires_grad=True)
+        result = module(x, t.tensor([0, 5, 19, 3, 8, 4, 12]))
+        grads = t.autograd.grad(result.loss + (result.output * result.output).sum(), [x, *module.parameters()])
+        one = module(x[0], t.tensor(15))
+        found.append(([v.detach().numpy() for v in (*result, *grads, *one, module.log_prob(x), module.predict(x))], repr(module),
+                      list(module.state_dict())))
+    assert found[0][1:] == found[1][1:]
+    for mine, theirs in zip(found[0][0], found[1][0], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-10)
 
 
 # ------------------------------------------------------------------------------------------------------------ embeddings

@@ -5,6 +5,7 @@ from . import activations, functional, init, losses, utils
 from .activations import *  # noqa: F403  the classes are made from the op table
 from .containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from .layers import (
+    AdaptiveLogSoftmaxWithLoss,
     AlphaDropout,
     Bilinear,
     CosineSimilarity,
@@ -16,6 +17,7 @@ from .layers import (
     Flatten,
     Linear,
     LogSoftmax,
+    MultiheadAttention,
     PairwiseDistance,
     Softmax,
     Unflatten,
@@ -26,6 +28,7 @@ from .norm import BatchNorm1d, GroupNorm, LayerNorm, RMSNorm
 from .recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNBase, RNNCell, RNNCellBase
 
 __all__ = [
+    "AdaptiveLogSoftmaxWithLoss",
     "AlphaDropout",
     "BatchNorm1d",
     "Bilinear",
@@ -47,6 +50,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiheadAttention",
     "PairwiseDistance",
     "Parameter",
     "ParameterDict",
