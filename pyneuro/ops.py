@@ -1251,7 +1251,9 @@ def _labels_loss(name: str, formula: str, composed: Callable, attrs: tuple) -> N
 
 
 def _reduced(losses: Any, total: Any, reduction: str) -> Any:
-    return losses if reduction == "none" else losses.sum() / total if reduction == "mean" else losses.sum()
+    if reduction != "mean":
+        return losses if reduction == "none" else losses.sum()
+    return losses.sum() / total.masked_fill(total == 0, 1.0)         # where no row counts, no gradient does
 
 
 def _nll_composed(logp: Any, labels: Any, weight: Any, ignore: float, reduction: str) -> Any:
@@ -1286,16 +1288,16 @@ def pair_loss(name: str, formula: str, composed: Callable, pairs: Callable, attr
     def backward(node: Any, g: Any) -> tuple:
         x, t = node.saved(g)
         return (g._op(f"{name}_grad", x, t, attrs=node.attrs) if node.needs[0] else None,
-                g.derivatives(lambda t: composed(x, t, *node.attrs), (t,))[0] if node.needs[1] else None)
+                g.derivatives(lambda x, t: composed(x, t, *node.attrs), (x, t), along=(1,))[0] if node.needs[1] else None)
 
     def grad_backward(node: Any, g: Any) -> tuple:
         dl, x, t = node.saved(g)
 
-        def slope(x: Any, t: Any) -> Any:
-            return dl.derivatives(lambda x: composed(x, t, *node.attrs), (x,))[0]
+        def slope(x: Any, t: Any, dl: Any) -> Any:
+            return dl.derivatives(lambda x, t: composed(x, t, *node.attrs), (x, t))[0]
 
         return (g._op(f"{name}_grad", x, t, attrs=node.attrs) if node.needs[0] else None,
-                *(g.derivatives(slope, (x, t)) if node.needs[1] or node.needs[2] else (None, None)))
+                *(g.derivatives(slope, (x, t, dl), along=(0, 1)) if node.needs[1] or node.needs[2] else (None, None)))
 
     Op(name, formula, mapped(name), backward, lambda rng, n: (pairs(rng, n), attrs), saves=(0, 1), kind="pair_loss",
        params=params, kernel=name)

@@ -878,15 +878,17 @@ class Tensor(TensorBase):
         """d(y)/d(x) weighted by this gradient, itself differentiable."""
         return graph.grad(y, x, self, create_graph=True)
 
-    def derivatives(self, f: Callable, at: tuple) -> tuple:
-        """d(f(*at))/d(at), weighted by this gradient, zeros where there is none: themselves differentiable if that is wanted."""
+    def derivatives(self, f: Callable, at: tuple, along: tuple[int, ...] = (0,)) -> tuple:
+        """Partial derivatives of f(*at) along some of its arguments, weighted by this gradient, zeros where there is none:
+        themselves differentiable if that is wanted. f reads no other tensors that have gradients."""
         wanted = is_grad_enabled()
         with graph.enable_grad():
-            given = [x if x.requires_grad else x.detach().requires_grad_() for x in at]
+            # Views: arguments may be one tensor, or made of each other, which is nothing to a partial derivative.
+            given = [x._op("expand", attrs=(x.shape,)) if x.requires_grad else x.detach().requires_grad_() for x in at]
             y = f(*given)
             if not y.requires_grad:
-                return tuple([x._full(x.shape, 0.0) for x in at])
-            return graph.grad(y, given, self, create_graph=wanted, materialize_grads=True)
+                return tuple([at[i]._full(at[i].shape, 0.0) for i in along])
+            return graph.grad(y, [given[i] for i in along], self, create_graph=wanted, materialize_grads=True)
 
     # Writing in place
 

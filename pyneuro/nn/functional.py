@@ -812,7 +812,7 @@ def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: 
                       reduction: str = "mean") -> Tensor:
     """-ln of the density at target of a normal distribution of mean input and variance var, at least eps; full: all of it.
 
-    var: of input's shape, or with its last axis 1 or left out.
+    var: of input's shape, or with one axis of 1 instead, or without the last one.
     """
     word = _reduction(reduction)
     input._float("gaussian_nll_loss")
@@ -822,9 +822,9 @@ def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: 
     if var.shape != input.shape:
         if var.shape == input.shape[:-1]:
             var = var.unsqueeze(-1)
-        elif var.shape != (*input.shape[:-1], 1):
+        elif var.ndim != input.ndim or [n for n, m in zip(var.shape, input.shape) if n != m] != [1]:
             raise ShapeError(f"gaussian_nll_loss: var of shape {list(var.shape)} does not fit input of shape "
-                             f"{list(input.shape)}; it is that, or that with a last axis of 1 or none")
+                             f"{list(input.shape)}; it is that, or that with one axis of 1, or without the last one")
     bounded: Any = var
     bounded = bounded + (bounded.detach().clamp(min=eps) - bounded.detach())      # the gradient goes past the bound
     losses = (bounded.log() + (input - target).square() / bounded) * 0.5
