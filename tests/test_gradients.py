@@ -148,3 +148,19 @@ def test_a_gradient_wrong_by_a_thousandth_is_caught(op):
     by_rule, by_differences = first_order(wrong, arrays, attrs)
     no_slope = by_rule == 0 and abs(by_differences) < ATOL                  # sign
     assert no_slope or not np.allclose(by_rule, by_differences, rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.parametrize("name", [op.name for op in OPS.values() if op.kind == "pair_loss"])
+def test_a_loss_of_tensors_that_are_made_of_each_other(name):
+    (_, t), attrs = OPS[name].inputs(np.random.default_rng(0), 5)
+    a, b, c = (pn.tensor(values, dtype="float64", requires_grad=True) for values in (t, t, 0.9 * t))
+
+    def loss(x, y):
+        return x._op(name, y, attrs=attrs).sum()
+
+    first, second = pn.autograd.grad(loss(b, c), (b, c))
+    chained, = pn.autograd.grad(loss(a, a * 0.9), (a,))
+    np.testing.assert_allclose(chained.numpy(), (first + 0.9 * second).numpy(), rtol=1e-12, atol=1e-14)
+    first, second = pn.autograd.grad(loss(b, b.detach().requires_grad_()), (b,))[0], pn.autograd.grad(loss(b.detach(), b), (b,))[0]
+    np.testing.assert_allclose(pn.autograd.grad(loss(a, a), (a,))[0].numpy(), (first + second).numpy(), rtol=1e-12, atol=1e-14)
+    assert pn.autograd.gradgradcheck(lambda x: loss(x, x * 0.9), (a,))
