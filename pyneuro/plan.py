@@ -964,11 +964,6 @@ class CompiledModule(Module):
     def training(self) -> bool:                                  # type: ignore[override]
         return self.module.training
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if watchers or self._forward_hooks or self._forward_pre_hooks:
-            return super().__call__(*args, **kwargs)
-        return self.compiled(*args, **kwargs)
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.compiled(*args, **kwargs)
 

@@ -2015,3 +2015,12 @@ def test_replays_have_the_bits_of_any_number_of_threads():
         assert seen == seen[:1] * 4
     finally:
         pn.set_num_threads(before)
+
+
+def test_hooks_of_a_compiled_module_are_called_each_time():
+    compiled, seen = pn.compile(mlp()), []
+    compiled.register_forward_hook(lambda module, args, y: seen.append("forward"))
+    compiled.register_full_backward_hook(lambda module, dx, dy: seen.append("backward"))
+    for _ in range(3):
+        compiled(batch(0)[0]).sum().backward()
+    assert seen == ["forward", "backward"] * 3
