@@ -52,10 +52,6 @@ typedef struct {
 /* Rows this far apart meet in one set of the L1 cache, and evict each other. */
 INLINE int aliased(int64_t stride) { return stride != 0 && stride * (int64_t)sizeof(T) % 4096 == 0; }
 
-/* x / y, and the multiple of y next to x: both upwards. */
-INLINE int64_t parts_of(int64_t x, int64_t y) { return (x + y - 1) / y; }
-INLINE int64_t round_up(int64_t x, int64_t y) { return parts_of(x, y) * y; }
-
 /* Of one way to multiply, roughly, in vector FMAs: few_rows, which transpose each vector of b; or the tiles, packing
    b by transposing where bj is not 1, and likewise writing c. */
 static int64_t gemm_cost(int64_t m, int64_t n, int64_t k, int64_t bj, int64_t cj)

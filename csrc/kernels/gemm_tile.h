@@ -26,9 +26,6 @@ enum { TILE_ROWS = 4, TILE_TALL = 4, TILE_VECS = 2, TILE_FEW = 2, TILE_WIDE = 4,
 #define EACH_PACKED_TILE(X) ROWS_4(X, 1) ROWS_4(X, 2)
 #endif
 
-/* For arrays of vectors that are to live in registers: GCC keeps those of vec, which may alias, in memory. */
-typedef T reg __attribute__((vector_size(PN_WIDTH)));
-
 #define ROWS_2(X, vecs)  X(1, vecs) X(2, vecs)
 #define ROWS_4(X, vecs)  ROWS_2(X, vecs) X(3, vecs) X(4, vecs)
 #define ROWS_6(X, vecs)  ROWS_4(X, vecs) X(5, vecs) X(6, vecs)

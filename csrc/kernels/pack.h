@@ -85,12 +85,13 @@ INLINE void load_transposed(reg *y, const T *const *lane, int64_t xp)
 /* The same of rows from x on, where only so many rows and columns may be there; 0 beyond. */
 INLINE void load_transposed_most(reg *y, const T *x, int64_t xp, int64_t rows, int64_t columns)
 {
-    T square[LANES * LANE];
+    T square[LANES * LANE] = {0};
     const T *lane[WIDE];
     if (rows < LANES || columns < LANE) {
-        for (int64_t p = 0; p < LANES; p++)
-            for (int64_t q = 0; q < LANE; q++)
-                square[p * LANE + q] = p < rows && q < columns ? x[p * xp + q] : 0;
+        for (int64_t p = 0; p < least(rows, LANES); p++) {
+            if (columns >= LANE) memcpy(square + p * LANE, x + p * xp, 16);
+            else for (int64_t q = 0; q < columns; q++) square[p * LANE + q] = x[p * xp + q];
+        }
         x = square, xp = LANE;
     }
 #pragma GCC unroll 4
@@ -121,12 +122,12 @@ static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, in
 #pragma GCC unroll 4
                 for (int q = 0; q < LANE; q++, to += width) vstore(to, y[q]);
             }
-            for (; p < k; p += LANE) {
-                load_transposed_most(y, x + p + j * xj, xj, n - j, k - p);
+            for (; p + LANE <= k; p += LANE) {
+                load_transposed_most(y, x + p + j * xj, xj, n - j, LANE);
 #pragma GCC unroll 4
-                for (int q = 0; q < LANE; q++, to += width)
-                    if (q < k - p) vstore(to, y[q]);
+                for (int q = 0; q < LANE; q++, to += width) vstore(to, y[q]);
             }
+            for (; p < k; p++, to += width) vstore(to, vgather(x + p + j * xj, xj, least(LANES, n - j)));
         }
     } else {
         for (int64_t p = 0; p < k; p++, x += xp, panel += width)
@@ -138,23 +139,25 @@ static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, in
 /* The way back: x[p * xp + j * xj] = panel[p * width + j] for p < k and j < n. */
 static void unpack(const T *panel, int64_t width, T *x, int64_t xp, int64_t xj, int64_t k, int64_t n)
 {
+    int64_t p = 0;
     if (xp == 1 && xj != 1) {
-        for (int64_t p = 0; p < k; p += LANES) {
+        for (; p + LANES <= k; p += LANES) {
             for (int64_t j = 0; j < n; j += LANE) {
                 T *to = x + p + j * xj;
                 reg y[LANE];
-                load_transposed_most(y, panel + p * width + j, width, k - p, LANE);
+                load_transposed_most(y, panel + p * width + j, width, LANES, LANE);
 #pragma GCC unroll 4
                 for (int q = 0; q < LANE; q++, to += xj)
-                    if (q < n - j) vstore_most(to, y[q], k - p);
+                    if (q < n - j) vstore(to, y[q]);
             }
         }
-        return;
     }
-    for (int64_t p = 0; p < k; p++, x += xp, panel += width) {
+    for (; p < k; p++) {
         for (int64_t j = 0; j < n; j += LANES) {
-            if (xj == 1) vstore_most(x + j, vload(panel + j), n - j);
-            else vscatter(x + j * xj, xj, vload(panel + j), least(LANES, n - j));
+            T *to = x + p * xp + j * xj;
+            const vec y = vload(panel + p * width + j);
+            if (xj == 1) vstore_most(to, y, n - j);
+            else vscatter(to, xj, y, least(LANES, n - j));
         }
     }
 }

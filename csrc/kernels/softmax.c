@@ -1,5 +1,6 @@
 /* The softmax family: exponentials shifted by the row's maximum, so that finite numbers never overflow. A row
    that is all -inf, or has a +inf, is NaN. */
+#include "pack.h"
 
 /* Lines to work on: of one or two inputs, and of the output. Either each is contiguous, or where `across` each
    lies beside its neighbours. */
@@ -23,53 +24,66 @@ INLINE void log_lines(T *x, int64_t lines)
     for (int64_t j = 0; j < lines; j += LANES) vstore(x + j, vlog(vload(x + j)));
 }
 
-/* y = f of one or two inputs, y as it was, and up to two numbers of their line. */
-typedef vec (*per_number)(vec x, vec x1, vec y, vec p, vec q);
+/* y = f of one or two inputs, y as it was, and up to three numbers of their line. */
+typedef vec (*per_number)(vec x, vec x1, vec y, vec p, vec q, vec r);
 
-INLINE void each_number_of(int across, per_number f, int inputs, const sheets *s, const T *p, const T *q)
+/* `apart`: whole vectors have a loop of their own, which an f of few constants gains by; one of many has not the registers
+   for two. */
+INLINE void each_number_of(int across, int apart, per_number f, int inputs, const sheets *s, const T *p, const T *q,
+                           const T *r)
 {
     const int64_t rows = across ? s->out.n : s->out.lines, width = across ? s->out.lines : s->out.n;
     const sheet *x = s->x, *z = inputs > 1 ? s->x + 1 : x;
-    vec vp = {0}, vq = {0};
+    vec vp = {0}, vq = {0}, vr = {0};
     for (int64_t i = 0; i < rows; i++) {
         const T *xi = x->x + i * (across ? x->number : x->line), *zi = z->x + i * (across ? z->number : z->line);
         T *y = s->y + i * (across ? s->out.number : s->out.line);
         if (!across && p) vp = vset(p[i]);
         if (!across && q) vq = vset(q[i]);
+        if (!across && r) vr = vset(r[i]);
         int64_t j = 0;
-        for (; j + LANES <= width; j += LANES) {
+        for (; apart && j + LANES <= width; j += LANES) {
             if (across && p) vp = vload(p + j);
             if (across && q) vq = vload(q + j);
-            vstore(y + j, f(vload(xi + j), vload(zi + j), vload(y + j), vp, vq));
+            if (across && r) vr = vload(r + j);
+            vstore(y + j, f(vload(xi + j), vload(zi + j), vload(y + j), vp, vq, vr));
         }
-        const int64_t k = width - j;
-        if (k == 0) continue;
-        if (across && p) vp = vload(p + j);
-        if (across && q) vq = vload(q + j);
-        vstore_part(y + j, f(vload_part(xi + j, k), vload_part(zi + j, k), vload_part(y + j, k), vp, vq), k);
+        for (; j < width; j += LANES) {
+            const int64_t k = width - j;
+            if (across && p) vp = vload(p + j);
+            if (across && q) vq = vload(q + j);
+            if (across && r) vr = vload(r + j);
+            const vec a = apart ? vload_part(xi + j, k) : vload_most(xi + j, k);
+            const vec b = apart ? vload_part(zi + j, k) : vload_most(zi + j, k);
+            const vec before = apart ? vload_part(y + j, k) : vload_most(y + j, k);
+            vstore_most(y + j, f(a, b, before, vp, vq, vr), k);
+            if (apart) break;
+        }
     }
 }
 
-INLINE void each_number(per_number f, int inputs, const sheets *s, const T *p, const T *q)
+INLINE void each_number(int apart, per_number f, int inputs, const sheets *s, const T *p, const T *q, const T *r)
 {
-    if (s->across) each_number_of(1, f, inputs, s, p, q);
-    else each_number_of(0, f, inputs, s, p, q);
+    if (s->across) each_number_of(1, apart, f, inputs, s, p, q, r);
+    else each_number_of(0, apart, f, inputs, s, p, q, r);
 }
 
-#define EACH(name, expression) INLINE vec name(vec x, vec x1, vec y, vec p, vec q) { return expression; }
+#define EACH(name, expression) INLINE vec name(vec x, vec x1, vec y, vec p, vec q, vec r) { return expression; }
 EACH(number_exp,      vexp(x - p))
 EACH(number_share,    y / p)
 EACH(number_shifted,  (x - p) - q)
 EACH(number_centred,  (x - p) * x1)
 EACH(number_residual, x - vexp(x1) * p)
+EACH(number_gained,   q * vexp(x - p))
+EACH(number_smoothed, q * vexp(x - p) - r * x1)
 
 static void softmax_lines(const sheets *s)
 {
     T high[VIRTUAL], sum[VIRTUAL];
     fold_lines(MAX, s->x, NULL, high);
-    each_number(number_exp, 1, s, high, NULL);
+    each_number(1, number_exp, 1, s, high, NULL, NULL);
     fold_lines(SUM, &s->out, NULL, sum);
-    each_number(number_share, 1, s, sum, NULL);
+    each_number(1, number_share, 1, s, sum, NULL, NULL);
 }
 
 static void log_softmax_lines(const sheets *s)
@@ -78,7 +92,7 @@ static void log_softmax_lines(const sheets *s)
     fold_lines(MAX, s->x, NULL, high);
     fold_lines(EXPONENTIALS, s->x, high, above);
     log_lines(above, s->out.lines);
-    each_number(number_shifted, 1, s, high, above);
+    each_number(1, number_shifted, 1, s, high, above, NULL);
 }
 
 /* x[0] is dy, x[1] is the softmax or its logarithm, and y is dx. */
@@ -88,19 +102,20 @@ static void softmax_grad_lines(const sheets *s)
     sheet products = s->x[0];
     products.z = s->x[1].x, products.z_line = s->x[1].line, products.z_number = s->x[1].number;
     fold_lines(PRODUCTS, &products, NULL, sum);
-    each_number(number_centred, 2, s, sum, NULL);
+    each_number(1, number_centred, 2, s, sum, NULL, NULL);
 }
 
 static void log_softmax_grad_lines(const sheets *s)
 {
     T sum[VIRTUAL];
     fold_lines(SUM, s->x, NULL, sum);
-    each_number(number_residual, 2, s, sum, NULL);
+    each_number(1, number_residual, 2, s, sum, NULL, NULL);
 }
 
 INLINE void copy_strided(T *y, int64_t ys, const T *x, int64_t xs, int64_t n)
 {
-    for (int64_t k = 0; k < n; k++) y[k * ys] = x[k * xs];
+    if (xs == 1 && ys == 1 && n >= LANES) memcpy(y, x, n * sizeof(T));
+    else for (int64_t k = 0; k < n; k++) y[k * ys] = x[k * xs];
 }
 
 /* Short rows come many at a time, yet no more than stay in the cache from one pass to the next. */
@@ -159,14 +174,6 @@ DEFINE(log_softmax_grad) { return along_middle(c, 2, log_softmax_grad_lines); }
      loss = (1 - e) w[l] (lse - x[l]) + e / n * sum_c w[c] (lse - x[c]),   lse = log sum_c exp(x[c]);
    0, with weight 0, where the label is ignored. total is the sum of w[l]. */
 
-/* x where it is contiguous, else copied to `to`. */
-INLINE const T *contiguous(const T *x, int64_t stride, int64_t n, T *to)
-{
-    if (stride == 1) return x;
-    copy_strided(to, 1, x, stride, n);
-    return to;
-}
-
 /* The loss, from the sum of losses: divided by the total weight where asked. */
 INLINE void finish(T *loss, T *total, double sum, double weights, int mean)
 {
@@ -177,121 +184,206 @@ INLINE void finish(T *loss, T *total, double sum, double weights, int mean)
 /* Both ways: where the operands lie, by slot. */
 typedef struct {
     const pn_call *c;
-    int dloss, logits, labels, weight, losses, lse, dlogits;
+    int8_t dloss, logits, labels, weight, losses, lse, dlogits;
+    int8_t across;                       /* rows are short: vectors run across them, on a copy */
     int64_t n, ignore;
     double smoothing, divisor, w_sum;    /* divisor of dloss; sum of the weights of the classes */
-    const T *w;                          /* contiguous, or NULL where nothing is smoothed */
-    T *room;                             /* 3 n + 1 */
+    const T *w;                          /* these, as a row or w_number times each, where anything is smoothed */
+    int64_t w_number;
+    T *room, *more, *terms;              /* for lines of numbers, twice; and for a row */
 } entropy;
 
-INLINE int64_t entropy_label(const entropy *e, int64_t i)
-{
-    return ((const int64_t *)e->c->buf[e->labels].data)[i * e->c->buf[e->labels].stride[0]];
-}
+/* Rows first .. first + rows, at most VIRTUAL: their logits, and number by number what else a row has. Numbers up to a
+   whole vector are defined. */
+typedef struct {
+    int64_t first, rows;
+    sheet   x;
+    int64_t label[VIRTUAL];                                                     /* -1: ignored */
+    T       w[VIRTUAL], dloss[VIRTUAL], lse[VIRTUAL], gain[VIRTUAL], spread[VIRTUAL], hit[VIRTUAL];    /* w of the label */
+} entropy_rows;
 
-/* Losses of rows first .. first + rows, at most rows_at_once, added to sum. */
-static void entropy_forward(const entropy *e, int64_t first, int64_t rows, double *sum)
+/* Slot's numbers of these rows: read to, or written from, an array. */
+INLINE void entropy_read(const entropy *e, const entropy_rows *r, int slot, T *to)
 {
     const pn_call *c = e->c;
-    const int64_t n = e->n;
-    const T *weight = IN(T, e->weight);
-    T highs[VIRTUAL], aboves[VIRTUAL];                  /* lse = high + above */
-    const sheet s = { .x = IN(T, e->logits) + first * STRIDE(e->logits, 0), .n = n, .lines = rows,
-                      .line = STRIDE(e->logits, 0), .number = STRIDE(e->logits, 1) };
-    fold_lines(MAX, &s, NULL, highs);
-    fold_lines(EXPONENTIALS, &s, highs, aboves);
-    log_lines(aboves, rows);
-    for (int64_t i = first; i < first + rows; i++) {
-        const T *x = IN(T, e->logits) + i * STRIDE(e->logits, 0);
-        const T high = highs[i - first], above = aboves[i - first];
-        const int64_t label = entropy_label(e, i);
-        T *loss_of_row = OUT(T, e->losses) + i * STRIDE(e->losses, 0);
-        OUT(T, e->lse)[i * STRIDE(e->lse, 0)] = high + above;
-        *loss_of_row = 0;
-        if (label == e->ignore) continue;
+    copy_strided(to, 1, IN(T, slot) + r->first * STRIDE(slot, 0), STRIDE(slot, 0), r->rows);
+    for (int64_t i = r->rows; i % LANES; i++) to[i] = 0;
+}
+INLINE void entropy_write(const entropy *e, const entropy_rows *r, int slot, const T *from)
+{
+    const pn_call *c = e->c;
+    copy_strided(OUT(T, slot) + r->first * STRIDE(slot, 0), STRIDE(slot, 0), from, 1, r->rows);
+}
 
-        /* lse - x[label] without the rounding of lse, which may be large where the difference is small. */
-        const double w_label = weight[label * STRIDE(e->weight, 0)];
-        double loss = (1 - e->smoothing) * w_label * ((double)high - x[label * STRIDE(e->logits, 1)] + above);
-        if (e->smoothing != 0) {
-            T *terms = e->room;
-            for (int64_t k = 0; k < n; k++)
-                terms[k] = weight[k * STRIDE(e->weight, 0)] * ((high - x[k * STRIDE(e->logits, 1)]) + above);
-            loss += e->smoothing / (double)n * row_sum(terms, n);
-        }
-        *loss_of_row = (T)loss;
-        *sum += (T)loss;
+/* Finds rows first .. first + rows. */
+INLINE void entropy_find(const entropy *e, int64_t first, int64_t rows, entropy_rows *r)
+{
+    const pn_call *c = e->c;
+    const int64_t ls = STRIDE(e->labels, 0), ws = STRIDE(e->weight, 0), ignore = e->ignore;
+    const int64_t *labels = IN(int64_t, e->labels) + first * ls;
+    const T *weight = IN(T, e->weight);
+    const int64_t width = round_up(rows, LANES);
+    r->first = first, r->rows = rows;
+    for (int64_t i = 0; i < width; i++) {
+        const int64_t label = i < rows ? labels[i * ls] : ignore;
+        r->label[i] = label == ignore ? -1 : label;
+        r->w[i] = label == ignore ? 0 : weight[label * ws];
     }
+
+    const T *x = IN(T, e->logits) + first * STRIDE(e->logits, 0);
+    const int64_t line = STRIDE(e->logits, 0), number = STRIDE(e->logits, 1);
+    r->x = (sheet){ .x = x, .n = e->n, .lines = rows, .line = line, .number = number };
+    if (!e->across) return;
+    pack(e->room, width, x, number, line, e->n, rows);
+    r->x = (sheet){ .x = e->room, .n = e->n, .lines = width, .line = 1, .number = width };
+}
+
+/* The losses, added to sum. */
+static void entropy_forward(const entropy *e, entropy_rows *r, double *sum)
+{
+    const int64_t n = e->n, rows = r->rows, line = r->x.line, number = r->x.number;
+    const double most = 1 - e->smoothing;
+    const sheet *x = &r->x;
+    T high[VIRTUAL], above[VIRTUAL], at_label[VIRTUAL], losses[VIRTUAL];        /* lse = high + above */
+    double loss[VIRTUAL], total = *sum;
+
+    fold_lines(MAX, x, NULL, high);
+    if (e->across) {
+        const sheet powers = { .x = e->more, .n = n, .lines = x->lines, .line = 1, .number = number };
+        const sheets s = { .across = 1, .x = { *x }, .out = powers, .y = e->more };
+        each_number(1, number_exp, 1, &s, high, NULL, NULL);
+        fold_lines(SUM, &powers, NULL, above);
+    } else {
+        fold_lines(EXPONENTIALS, x, high, above);
+    }
+    log_lines(above, rows);
+    for (int64_t i = 0; i < rows; i++) at_label[i] = r->label[i] < 0 ? 0 : x->x[i * line + r->label[i] * number];
+    for (int64_t i = 0; i < rows; i++) {
+        r->lse[i] = high[i] + above[i];
+        /* lse - x[label] without the rounding of lse, which may be large where the difference is small. */
+        loss[i] = most * r->w[i] * ((double)high[i] - at_label[i] + above[i]);
+    }
+    for (int64_t i = 0; e->smoothing != 0 && i < rows; i++) {
+        for (int64_t k = 0; k < n; k++)
+            e->terms[k] = e->w[k * e->w_number] * ((high[i] - x->x[i * line + k * number]) + above[i]);
+        loss[i] += e->smoothing / (double)n * row_sum(e->terms, n);
+    }
+    for (int64_t i = 0; i < rows; i++) losses[i] = r->label[i] < 0 ? 0 : (T)loss[i];
+    for (int64_t i = 0; i < rows; i++) total += losses[i];
+    *sum = total;
+    entropy_write(e, r, e->lse, r->lse);
+    entropy_write(e, r, e->losses, losses);
 }
 
 /* The sum of the labels' weights. */
 static double entropy_weights(const entropy *e, int64_t m)
 {
     const pn_call *c = e->c;
+    const int64_t ls = STRIDE(e->labels, 0), ws = STRIDE(e->weight, 0), ignore = e->ignore;
+    const int64_t *labels = IN(int64_t, e->labels);
+    const T *weight = IN(T, e->weight);
     double weights = 0;
     for (int64_t i = 0; i < m; i++) {
-        const int64_t label = entropy_label(e, i);
-        if (label == e->ignore) continue;
-        weights += IN(T, e->weight)[label * STRIDE(e->weight, 0)];
+        const int64_t label = labels[i * ls];
+        if (label == ignore) continue;
+        weights += weight[label * ws];
     }
     return weights;
 }
 
+/* y = gain exp(x - lse), less spread times the weights where these count. */
+INLINE void entropy_numbers(const entropy *e, const sheets *s, const T *lse, const T *gain, const T *spread)
+{
+    if (e->w) each_number(0, number_smoothed, 2, s, lse, gain, spread);
+    else each_number(0, number_gained, 1, s, lse, gain, NULL);
+}
+
 /* With p = exp(x - lse) and scale = dloss, divided by total where asked:
      dlogits[c] = scale ((1 - e) w[l] (p[c] - [c = l]) + e / n (p[c] sum w - w[c])). */
-static void entropy_backward(const entropy *e, int64_t first, int64_t rows)
+static void entropy_backward(const entropy *e, entropy_rows *r)
 {
     const pn_call *c = e->c;
-    const int64_t n = e->n, ys = STRIDE(e->dlogits, 1);
-    const double share = e->smoothing / (double)n;
-    for (int64_t i = first; i < first + rows; i++) {
-        const int64_t label = entropy_label(e, i);
-        T *y = OUT(T, e->dlogits) + i * STRIDE(e->dlogits, 0), *dx = ys == 1 ? y : e->room + 2 * n;
-        if (label == e->ignore) {
+    const int64_t n = e->n, rows = r->rows, width = r->x.number, ys = STRIDE(e->dlogits, 1), y_line = STRIDE(e->dlogits, 0);
+    const double most = 1 - e->smoothing, share = e->smoothing / (double)n, w_sum = e->w_sum, divisor = e->divisor;
+    T *y = OUT(T, e->dlogits) + r->first * y_line;
+    entropy_read(e, r, e->dloss, r->dloss);
+    if (e->losses < 0) entropy_read(e, r, e->lse, r->lse);
+    for (int64_t i = 0; i < round_up(rows, LANES); i++) {
+        const double scale = r->dloss[i] / divisor, of_label = scale * most * r->w[i];
+        r->hit[i] = (T)of_label, r->gain[i] = (T)(of_label + scale * share * w_sum), r->spread[i] = (T)(scale * share);
+    }
+    if (e->across) {
+        T *dx = e->room;
+        const sheets s = { .across = 1, .x = { r->x, { .x = e->w, .number = e->w_number } }, .out = r->x, .y = dx };
+        entropy_numbers(e, &s, r->lse, r->gain, r->spread);
+        for (int64_t i = 0; i < rows; i++)
+            if (r->label[i] >= 0) dx[r->label[i] * width + i] -= r->hit[i];
+            else for (int64_t k = 0; k < n; k++) dx[k * width + i] = 0;
+        unpack(dx, width, y, ys, y_line, n, rows);
+        return;
+    }
+    const int direct = r->x.number == 1 && ys == 1;
+    for (int64_t i = 0, lines; i < rows; i += lines, y += lines * y_line) {
+        for (lines = 0; i + lines < rows && r->label[i + lines] >= 0 && (direct || lines == 0); lines++) {}
+        if (lines == 0) {
             for (int64_t k = 0; k < n; k++) y[k * ys] = 0;
+            lines = 1;
             continue;
         }
-        const T *x = contiguous(IN(T, e->logits) + i * STRIDE(e->logits, 0), STRIDE(e->logits, 1), n, e->room);
-        const double scale = IN(T, e->dloss)[i * STRIDE(e->dloss, 0)] / e->divisor;
-        const double hit = scale * (1 - e->smoothing) * IN(T, e->weight)[label * STRIDE(e->weight, 0)];
-        const T gain = (T)(hit + scale * share * e->w_sum), spread = (T)(scale * share);
-        const vec shift = vset(IN(T, e->lse)[i * STRIDE(e->lse, 0)]);
-        for (int64_t k = 0; k < n; k += LANES) {
-            const int64_t left = n - k;
-            vec d = gain * vexp((left >= LANES ? vload(x + k) : vload_part(x + k, left)) - shift);
-            if (e->w) d -= spread * (left >= LANES ? vload(e->w + k) : vload_part(e->w + k, left));
-            if (left >= LANES) vstore(dx + k, d);
-            else vstore_part(dx + k, d, left);
-        }
-        dx[label] -= (T)hit;
-        if (dx != y) for (int64_t k = 0; k < n; k++) y[k * ys] = dx[k];
+        const T *x = r->x.x + i * r->x.line;
+        T *dx = direct ? y : e->more;
+        if (!direct) copy_strided(e->room, 1, x, r->x.number, n), x = e->room;
+        const sheets s = { .x = { { .x = x, .line = r->x.line }, { .x = e->w } },
+                           .out = { .n = n, .lines = lines, .line = y_line }, .y = dx };
+        entropy_numbers(e, &s, r->lse + i, r->gain + i, r->spread + i);
+        for (int64_t q = 0; q < lines; q++) dx[q * y_line + r->label[i + q]] -= r->hit[i + q];
+        if (!direct) copy_strided(y, ys, dx, 1, n);
     }
 }
 
 /* Checks the labels and finds room; attrs are the same for all three kernels. */
 static int entropy_begin(entropy *e, int64_t m)
 {
+    enum { SHORT = 96 / sizeof(T) };     /* a row that takes longer by itself */
     const pn_call *c = e->c;
-    e->n = c->dim[1], e->ignore = (int64_t)c->attr[0], e->smoothing = c->attr[1];
-    int error = indices_fit(c, e->labels, m, e->n, &e->ignore);
+    const int64_t n = c->dim[1], lines = n <= SHORT ? VIRTUAL : 1;
+    e->n = n, e->ignore = (int64_t)c->attr[0], e->smoothing = c->attr[1], e->across = lines > 1;
+    int error = indices_fit(c, e->labels, m, n, &e->ignore);
     if (error) return error;
-    if (e->dlogits < 0 && e->smoothing == 0) return PN_OK;
-    e->room = pn_scratch((size_t)(3 * e->n + 1) * sizeof(T));
+    e->room = pn_scratch((size_t)(n * (3 * lines + 2)) * sizeof(T) + 1);
     if (!e->room) return PN_NO_MEMORY;
+    e->more = e->room + n * lines;
     if (e->smoothing == 0) return PN_OK;
-    e->w = contiguous(IN(T, e->weight), STRIDE(e->weight, 0), e->n, e->room + e->n);
-    e->w_sum = row_sum(e->w, e->n);
+    T *w = e->more + n * lines;
+    e->terms = w + n * lines;
+    copy_strided(e->terms, 1, IN(T, e->weight), STRIDE(e->weight, 0), n);
+    e->w_sum = row_sum(e->terms, n);
+    for (int64_t k = 0; k < n; k++) for (int64_t i = 0; i < lines; i++) w[k * lines + i] = e->terms[k];
+    e->w = w, e->w_number = lines;
     return PN_OK;
+}
+
+/* The losses of all rows where there is a sum, and their gradients where there is a slot for these: rows on their way
+   back are still in cache. */
+INLINE void entropy_all(const entropy *e, int64_t m, double *sum)
+{
+    const int64_t most = sum ? rows_at_once(e->n) : VIRTUAL;
+    entropy_rows r;
+    for (int64_t first = 0; first < m; first += most) {
+        entropy_find(e, first, least(most, m - first), &r);
+        if (sum) entropy_forward(e, &r, sum);
+        if (e->dlogits >= 0) entropy_backward(e, &r);
+    }
 }
 
 DEFINE(cross_entropy)
 {
-    const int64_t m = c->dim[0], most = rows_at_once(c->dim[1]);
+    const int64_t m = c->dim[0];
     entropy e = { .c = c, .dloss = -1, .logits = 0, .labels = 1, .weight = 2, .losses = 4, .lse = 5, .dlogits = -1 };
     int error = entropy_begin(&e, m);
     if (error) return error;
     double sum = 0;
-    for (int64_t i = 0; i < m; i += most) entropy_forward(&e, i, least(most, m - i), &sum);
+    entropy_all(&e, m, &sum);
     finish(OUT(T, 3), OUT(T, 6), sum, entropy_weights(&e, m), c->attr[2] != 0);
     return PN_OK;
 }
@@ -302,25 +394,20 @@ DEFINE(cross_entropy_grad)
     int error = entropy_begin(&e, c->dim[0]);
     if (error) return error;
     e.divisor = c->attr[2] != 0 ? *IN(T, 5) : 1;
-    entropy_backward(&e, 0, c->dim[0]);
+    entropy_all(&e, c->dim[0], NULL);
     return PN_OK;
 }
 
-/* Rows on their way back while they are still in cache. */
 DEFINE(cross_entropy_both)
 {
-    const int64_t m = c->dim[0], most = rows_at_once(c->dim[1]);
+    const int64_t m = c->dim[0];
     entropy e = { .c = c, .dloss = 0, .logits = 1, .labels = 2, .weight = 3, .losses = 5, .lse = 6, .dlogits = 8 };
     int error = entropy_begin(&e, m);
     if (error) return error;
     const double weights = entropy_weights(&e, m);
     double sum = 0;
     e.divisor = c->attr[2] != 0 ? (T)weights : 1;
-    for (int64_t i = 0, rows; i < m; i += rows) {
-        rows = least(most, m - i);
-        entropy_forward(&e, i, rows, &sum);
-        entropy_backward(&e, i, rows);
-    }
+    entropy_all(&e, m, &sum);
     finish(OUT(T, 4), OUT(T, 7), sum, weights, c->attr[2] != 0);
     return PN_OK;
 }

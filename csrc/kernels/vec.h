@@ -31,11 +31,16 @@ enum { MANTISSA = 52, BIAS = 1023 };
 typedef T  vec  __attribute__((vector_size(PN_WIDTH), aligned(sizeof(T)), may_alias));
 typedef TI vint __attribute__((vector_size(PN_WIDTH), aligned(sizeof(T)), may_alias));
 typedef TU vuint __attribute__((vector_size(PN_WIDTH), aligned(sizeof(T)), may_alias));
+/* For arrays of vectors that are to live in registers: GCC keeps those of vec, which may alias, in memory. */
+typedef T reg __attribute__((vector_size(PN_WIDTH)));
 enum { LANES = PN_WIDTH / sizeof(T) };
 
 #define INLINE static inline __attribute__((always_inline, unused))
 
 INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
+/* x / y, and the multiple of y next to x: both upwards. */
+INLINE int64_t parts_of(int64_t x, int64_t y) { return (x + y - 1) / y; }
+INLINE int64_t round_up(int64_t x, int64_t y) { return parts_of(x, y) * y; }
 
 #define DEFINE(name) static int k_##name(const pn_call *c)
 #define IN(type, slot)  ((const type *)c->buf[slot].data)
@@ -276,16 +281,22 @@ INLINE vint vload_bool(const uint8_t *p, int64_t n)
     return mask != 0;
 }
 
-/* n lanes, `stride` elements apart. */
+/* n lanes, `stride` elements apart. A whole vector stays in registers. */
 INLINE vec vgather(const T *p, int64_t stride, int64_t n)
 {
     vec x = {0};
-    for (int64_t i = 0; i < n; i++) x[i] = p[i * stride];
+    if (n == LANES)
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) x[i] = p[i * stride];
+    else for (int64_t i = 0; i < n; i++) x[i] = p[i * stride];
     return x;
 }
 INLINE void vscatter(T *p, int64_t stride, vec x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++) p[i * stride] = x[i];
+    if (n == LANES)
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) p[i * stride] = x[i];
+    else for (int64_t i = 0; i < n; i++) p[i * stride] = x[i];
 }
 
 /* An operand of a "..." kernel: the next vector, and how far on the one after it is. A single element (stride
