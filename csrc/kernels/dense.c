@@ -14,20 +14,28 @@ typedef struct {
 
 enum { DENSE_COLUMNS = 512 };    /* of a row are finished together */
 
-/* z += bias, and then relu: a layer's most frequent end takes one pass. */
-INLINE void dense_bias(T *z, const T *bias, int64_t n, int relu)
+INLINE vec dense_sum(vec z, vec bias, int relu)
 {
-    const params none = vparams((scalars){{0}});
-    for (int64_t j = 0; j < n; j += LANES) {
-        int64_t lanes = n - j;
-        vec x = vload_most(z + j, lanes) + vload_most(bias + j, lanes);
-        if (relu) x = value_relu(x, none);
-        vstore_most(z + j, x, lanes);
+    const vec sum = z + bias;
+    return relu ? value_relu(sum, vparams((scalars){{0}})) : sum;
+}
+
+/* z += bias, which begins anew every `width` of n numbers, and then relu: a layer's most frequent end takes one pass. */
+INLINE void dense_bias(T *z, int64_t n, const T *bias, int64_t width, int relu)
+{
+    for (int64_t columns; n > 0; n -= columns, z += columns) {
+        int64_t j = 0;
+        columns = least(width, n);
+        for (; j + LANES <= columns; j += LANES) vstore(z + j, dense_sum(vload(z + j), vload(bias + j), relu));
+        if (j == columns) continue;
+        const int64_t left = columns - j;
+        vstore_part(z + j, dense_sum(vload_part(z + j, left), vload_part(bias + j, left), relu), left);
     }
 }
 
-/* Ends n <= DENSE_COLUMNS elements of a row; z holds the products. Works in `buffer` where not contiguous. */
-static void dense_row(const dense_end *e, T *z, T *y, const T *bias, int64_t n, T *buffer)
+/* Ends a row of n <= DENSE_COLUMNS elements, or several without a gap; z holds the products. Works in `buffer` where not
+   contiguous. */
+static void dense_row(const dense_end *e, T *z, T *y, int64_t n, const T *bias, int64_t width, T *buffer)
 {
     int keep = y != z, relu = e->activation == row_relu && !keep;
     T *row = z;
@@ -36,8 +44,8 @@ static void dense_row(const dense_end *e, T *z, T *y, const T *bias, int64_t n, 
         row = buffer;
         for (int64_t j = 0; j < n; j++) row[j] = z[j * e->zj];
     }
-    if (relu) dense_bias(row, bias, n, 1);
-    else dense_bias(row, bias, n, 0);
+    if (relu) dense_bias(row, n, bias, width, 1);
+    else dense_bias(row, n, bias, width, 0);
     if (keep) {
         if (row != z)
             for (int64_t j = 0; j < n; j++) z[j * e->zj] = row[j];
@@ -50,7 +58,8 @@ static void dense_row(const dense_end *e, T *z, T *y, const T *bias, int64_t n, 
         for (int64_t j = 0; j < n; j++) y[j * e->yj] = row[j];
 }
 
-/* Ends rows i .. i + m, columns j .. j + n. */
+/* Ends rows i .. i + m, columns j .. j + n. Rows without a gap are one, for which the bias is repeated until it is made
+   of whole vectors. */
 static void dense_finish(const void *what, int64_t i, int64_t m, int64_t j, int64_t n)
 {
     const dense_end *e = what;
@@ -59,12 +68,16 @@ static void dense_finish(const void *what, int64_t i, int64_t m, int64_t j, int6
     for (int64_t end = j + n, columns; j < end; j += columns) {
         columns = least(DENSE_COLUMNS, end - j);
         const T *bias = e->bias + j * e->bj;
-        if (e->bj != 1) {
+        const int run = m > 1 && e->zj == 1 && e->yj == 1 && e->zi == columns && e->yi == columns;
+        int64_t width = columns, rows = run ? m : 1;
+        if (e->bj != 1 || (run && width % LANES)) {
             for (int64_t q = 0; q < columns; q++) bias_row[q] = bias[q * e->bj];
             bias = bias_row;
         }
-        for (int64_t r = i; r < i + m; r++)
-            dense_row(e, e->z + r * e->zi + j * e->zj, e->y + r * e->yi + j * e->yj, bias, columns, buffer);
+        for (; run && width % LANES && width < m * columns && 2 * width <= DENSE_COLUMNS; width *= 2)
+            memcpy(bias_row + width, bias_row, width * sizeof(T));
+        for (int64_t r = i; r < i + m; r += rows)
+            dense_row(e, e->z + r * e->zi + j * e->zj, e->y + r * e->yi + j * e->yj, rows * columns, bias, width, buffer);
     }
 }
 
@@ -96,30 +109,34 @@ static int dense(const pn_call *c, int y, pn_row_value activation)
 #undef ACTIVATION
 #undef UNFUSED
 
-/* y[j * yj] = the sum of x[i * xi + j * xj] over i < m: each CUT rows in order, then these sums. */
-static void dense_column_sums(const T *x, int64_t xi, int64_t xj, int64_t m, int64_t n, T *y, int64_t yj)
+/* y[j * yj] = the sum of x[i * xi + j * xj] over i < m: each CUT rows in order, then these sums. For `vecs` whole vectors
+   of j where `whole`, and xj is 1; otherwise for n <= LANES. */
+INLINE void dense_sums(int whole, int vecs, const T *x, int64_t xi, int64_t xj, int64_t m, int64_t n, T *y, int64_t yj)
 {
-    enum { VECS = 4 };
-    for (int64_t j = 0; j < n; j += VECS * LANES) {
-        reg total[VECS] = {{0}};
-        for (int64_t cut = 0; cut < m; cut += CUT) {
-            reg sum[VECS] = {{0}};
-            for (int64_t i = cut; i < least(cut + CUT, m); i++) {
+    reg total[4] = {{0}};
+    for (int64_t cut = 0; cut < m; cut += CUT) {
+        reg sum[4] = {{0}};
+        for (int64_t i = least(CUT, m - cut); i > 0; i--, x += xi) {
 #pragma GCC unroll 4
-                for (int v = 0; v < VECS; v++) {
-                    int64_t left = n - j - v * LANES;
-                    const T *from = x + i * xi + (j + v * LANES) * xj;
-                    if (left <= 0) continue;
-                    sum[v] += xj == 1 ? vload_most(from, left) : vgather(from, xj, least(LANES, left));
-                }
-            }
-#pragma GCC unroll 4
-            for (int v = 0; v < VECS; v++) total[v] += sum[v];
+            for (int v = 0; v < vecs; v++)
+                sum[v] += whole ? vload(x + v * LANES) : xj == 1 ? vload_part(x, n) : vgather(x, xj, n);
         }
 #pragma GCC unroll 4
-        for (int v = 0; v < VECS; v++)
-            vscatter(y + (j + v * LANES) * yj, yj, total[v], least(LANES, n - j - v * LANES));
+        for (int v = 0; v < vecs; v++) total[v] += sum[v];
     }
+#pragma GCC unroll 4
+    for (int v = 0; v < vecs; v++) vscatter(y + v * LANES * yj, yj, total[v], whole ? LANES : n);
+}
+
+static void dense_column_sums(const T *x, int64_t xi, int64_t xj, int64_t m, int64_t n, T *y, int64_t yj)
+{
+    const int64_t whole = xj == 1 ? n / LANES * LANES : 0;
+    int64_t j = 0;
+    for (; j + 4 * LANES <= whole; j += 4 * LANES) dense_sums(1, 4, x + j, xi, 1, m, 4 * LANES, y + j * yj, yj);
+    for (; j + 2 * LANES <= whole; j += 2 * LANES) dense_sums(1, 2, x + j, xi, 1, m, 2 * LANES, y + j * yj, yj);
+    for (; j + LANES <= whole; j += LANES) dense_sums(1, 1, x + j, xi, 1, m, LANES, y + j * yj, yj);
+    if (xj == 1 && j < n) dense_sums(0, 1, x + j, xi, 1, m, n - j, y + j * yj, yj);
+    else for (; j < n; j += LANES) dense_sums(0, 1, x + j * xj, xi, xj, m, least(LANES, n - j), y + j * yj, yj);
 }
 
 DEFINE(dense_grad_w)

@@ -136,30 +136,34 @@ static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, in
     }
 }
 
-/* The way back: x[p * xp + j * xj] = panel[p * width + j] for p < k and j < n. */
-static void unpack(const T *panel, int64_t width, T *x, int64_t xp, int64_t xj, int64_t k, int64_t n)
+/* The way back where xj is not 1. */
+static void unpack_strided(const T *panel, int64_t width, T *x, int64_t xp, int64_t xj, int64_t k, int64_t n)
 {
     int64_t p = 0;
-    if (xp == 1 && xj != 1) {
-        for (; p + LANES <= k; p += LANES) {
-            for (int64_t j = 0; j < n; j += LANE) {
-                T *to = x + p + j * xj;
-                reg y[LANE];
-                load_transposed_most(y, panel + p * width + j, width, LANES, LANE);
+    for (; xp == 1 && p + LANES <= k; p += LANES) {
+        for (int64_t j = 0; j < n; j += LANE) {
+            T *to = x + p + j * xj;
+            reg y[LANE];
+            load_transposed_most(y, panel + p * width + j, width, LANES, LANE);
 #pragma GCC unroll 4
-                for (int q = 0; q < LANE; q++, to += xj)
-                    if (q < n - j) vstore(to, y[q]);
-            }
+            for (int q = 0; q < LANE; q++, to += xj)
+                if (q < n - j) vstore(to, y[q]);
         }
     }
-    for (; p < k; p++) {
-        for (int64_t j = 0; j < n; j += LANES) {
-            T *to = x + p * xp + j * xj;
-            const vec y = vload(panel + p * width + j);
-            if (xj == 1) vstore_most(to, y, n - j);
-            else vscatter(to, xj, y, least(LANES, n - j));
-        }
+    for (; p < k; p++)
+        for (int64_t j = 0; j < n; j += LANES)
+            vscatter(x + p * xp + j * xj, xj, vload(panel + p * width + j), least(LANES, n - j));
+}
+
+/* The way back: x[p * xp + j * xj] = panel[p * width + j] for p < k and j < n. */
+INLINE void unpack(const T *panel, int64_t width, T *x, int64_t xp, int64_t xj, int64_t k, int64_t n)
+{
+    if (xj != 1) {
+        unpack_strided(panel, width, x, xp, xj, k, n);
+        return;
     }
+    for (int64_t p = 0; p < k; p++, x += xp, panel += width)
+        for (int64_t j = 0; j < n; j += LANES) vstore_most(x + j, vload(panel + j), n - j);
 }
 
 #endif
