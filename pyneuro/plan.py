@@ -26,6 +26,7 @@ from .kernels import (
     Native,
     Program,
     Reference,
+    Runnable,
     alias,
     alias_at,
     backend,
@@ -38,7 +39,7 @@ from .kernels import (
 )
 from .nn.module import HOOKS, Module
 from .passes import PASSES, Call, Span, root_of, shortened, start_of
-from .replay import MISSING, PLAIN, Entry, Lease, Output, Replay, look_at, span
+from .replay import MISSING, PLAIN, Argument, Entry, Latest, Lease, Output, Quick, Replay, look_at, rebuilt, span
 from .surroundings import Surroundings, assigned
 from .tensor import Tensor, as_tensor, get_default_dtype, wrap
 
@@ -236,7 +237,7 @@ class _Step:
 # ----------------------------------------------------------------------------------------------------------- programs
 
 
-class Interpreted:
+class Interpreted(Runnable):
     """Recorded calls on any other backend: what Program is to a native one, call by call."""
 
     def __init__(self, inner: Any, calls: list, places: list, layouts: list[np.ndarray], arena_bytes: int, arguments: int) -> None:
@@ -263,11 +264,6 @@ class Interpreted:
     def bind(self, root: int, array: np.ndarray) -> None:
         self.bound[root] = array
         np.copyto(self.own[root], array)
-
-    def call(self, arrays: list[np.ndarray], last: int) -> None:
-        for root, array in enumerate(arrays):
-            self.bind(root, array)
-        self.run(0, last)
 
     def run(self, first: int, last: int) -> None:
         for kernel, bufs, attrs, _ in self.calls[first:last]:
@@ -393,7 +389,7 @@ class Plan:
             gradients.watch(self.calls[split:], [a.array for a in aliases] + results, tensors.values())
         self.replay = Replay(
             backend=self.backend,
-            arguments=[(a.array, bool(t.needs_grad), _first(args, t)) for t, a in zip(args, aliases)],
+            arguments=[Argument(a.array, bool(t.needs_grad), _first(args, t)) for t, a in zip(args, aliases)],
             entries=entries + [e for s in modules for e in s.entries],
             tensors=list(tensors.values()),
             before=[(leaf, None if grad is None else grad.array) for leaf, grad, used in recorder.grads.values() if used],
@@ -688,27 +684,15 @@ class _Held:
         return id(self.value)
 
 
-def _rebuilt(value: Any, tensors: Iterator) -> Any:
-    """value with the next of the tensors for each of its own."""
-    if isinstance(value, (Tensor, np.ndarray)):
-        return next(tensors)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*[_rebuilt(v, tensors) for v in value])
-    if isinstance(value, (tuple, list)):
-        return type(value)([_rebuilt(v, tensors) for v in value])
-    if isinstance(value, dict):
-        return {k: _rebuilt(v, tensors) for k, v in value.items()}
-    return value
-
-
 ENABLED = os.environ.get("PYNEURO_COMPILE", "1") != "0"
 
 
-class Compiled:
+class Compiled(Quick):
     """A function that is recorded for each kind of arguments that it meets, and replayed from then on."""
 
     def __init__(self, fn: Callable, without: Iterable[str] = (), prepack: bool = False, also: tuple = ()) -> None:
         """also: functions of the user's that fn calls, where fn is pyneuro's own."""
+        super().__init__(Latest())
         self.fn, self.options, self.also = fn, Options(tuple(without), prepack), also
         if unknown := set(self.options.without) - set(PASSES):
             raise ValueError(f"{sorted(unknown)} are no passes; choose from {', '.join(PASSES)}")
@@ -716,26 +700,20 @@ class Compiled:
         self.plans: dict[Any, list[tuple[Plan, Any]]] = {}
         self.recordings = 0
         self.attribute: str | None = None                      # the method of a class that it is
-        self.last: Any = None                                  # the replay that was right for the last call, and its result
         self.__name__, self.__doc__, self.__wrapped__ = getattr(fn, "__name__", self.name), fn.__doc__, fn
         if isinstance(fn, (types.FunctionType, types.MethodType)) and (names := assigned(fn)):
             raise NotRecordable(
                 f"{self.name} assigns to {', '.join(sorted(names))}, which is not its own: a replay would not; return it instead"
             )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.last is not None and not kwargs and not watchers:
-            replay, result = self.last
-            found = replay.attempt(args)
-            if found is not None:
-                return found[0] if type(result) is Tensor else _rebuilt(result, iter(found))
+    def anew(self, args: tuple, kwargs: dict) -> Any:
         if not ENABLED or self.recordings > MANY or (watchers and watcher()):
             return self.fn(*args, **kwargs)
         plan, result, tensors = self._find(args, kwargs)
         if plan is None or plan.replay.clashes(tensors):
             return self.fn(*args, **kwargs)
         self._remember(plan, result, args)
-        return _rebuilt(result, iter(plan.replay.run(tensors)))
+        return rebuilt(result, iter(plan.replay.run(tensors)))
 
     def loop(self, args: tuple, moving: int, rows: Tensor) -> list[np.ndarray] | None:
         """Call it once for each of rows, in C, in place of argument `moving`: its results, each stacked along a new axis.
@@ -775,7 +753,7 @@ class Compiled:
     def _remember(self, plan: Plan, result: Any, args: tuple) -> None:
         """The next call may be like this one; where it was of tensors alone, that can be told quickly."""
         quick = all(isinstance(a, Tensor) for a in args) and plan.replay.suits(args)
-        self.last = (plan.replay, result) if quick else None
+        self.latest.set(plan.replay if quick else None, result)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
@@ -827,7 +805,7 @@ class Compiled:
         versions = [t.storage.version for t in tensors]
         try:
             with recorder.at_work():
-                given, named = _rebuilt((args, kwargs), iter(aliases))
+                given, named = rebuilt((args, kwargs), iter(aliases))
                 result = self.fn(*given, **named)
             if recorder.refused is not None:
                 raise recorder.refused
@@ -949,7 +927,7 @@ def _record_gradients(recorder: Recorder, aliases: list, outputs: list) -> _Grad
     return _Gradients([by_alias.get(id(leaf), leaf) for leaf in leaves], given, results, ranges)
 
 
-class CompiledModule(Module):
+class CompiledModule(Quick, Module):
     """A module whose forward is compiled. Parameters, buffers and submodules are the module's own, by the same names."""
 
     def __init__(self, module: Module, without: Iterable[str] = (), prepack: bool = False) -> None:
@@ -959,10 +937,15 @@ class CompiledModule(Module):
             object.__setattr__(self, name, module.__dict__[name])
         for name in HOOKS:
             object.__setattr__(self, name, {})
+        object.__setattr__(self, "latest", self.compiled.latest)
+        object.__setattr__(self, "hooks", tuple([self.__dict__[name] for name in HOOKS]))
 
     @property
     def training(self) -> bool:                                  # type: ignore[override]
         return self.module.training
+
+    def anew(self, args: tuple, kwargs: dict) -> Any:
+        return Module.__call__(self, *args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.compiled(*args, **kwargs)

@@ -1,11 +1,16 @@
 # Types for the hot path of replay.py, which is the code, and runs without this as well.
 cimport cython
 from pyneuro.graph cimport is_grad_enabled
-from pyneuro.kernels._native cimport Looks as Seen, Storage as SharedFields, TensorBase as Fields, alike, current_backend, fresh, same_layout
+from pyneuro.kernels._native cimport Looks as Seen, Runnable, Storage as SharedFields, TensorBase as Fields, alike, current_backend, fresh, same_layout
 
 cdef class Lease:
     cdef list free
     cdef readonly object program
+
+cdef class Argument:
+    cdef object like
+    cdef bint needs
+    cdef Py_ssize_t first
 
 cdef class Replay:
     cdef public object backend, gradients, make, dtype
@@ -15,7 +20,7 @@ cdef class Replay:
     cdef public Py_ssize_t count, stop
     cdef public bint grad_mode, busy, plain
 
-    @cython.locals(t=Fields, needs=cython.bint, first=Py_ssize_t, i=Py_ssize_t, j=Py_ssize_t)
+    @cython.locals(t=Fields, argument=Argument, i=Py_ssize_t, j=Py_ssize_t)
     cpdef bint suits(self, args)
 
     @cython.locals(i=Py_ssize_t, looks=Seen, storage=SharedFields, version=Py_ssize_t, pack=list)
@@ -23,10 +28,22 @@ cdef class Replay:
 
     cpdef attempt(self, args)
 
-    @cython.locals(t=Fields, g=object, storage=SharedFields, i=Py_ssize_t, arrays=list, made=list, out=list)
+    @cython.locals(t=Fields, g=object, storage=SharedFields, i=Py_ssize_t, program=Runnable, made=list, out=list)
     cpdef list run(self, args)
 
+    @cython.locals(t=Fields, program=Runnable)
     cpdef bint clashes(self, args)
 
     @cython.locals(t=Fields, root=Fields)
     cdef _output(self, o, args, list made, lease)
+
+cdef class Latest:
+    cdef Replay replay
+    cdef object result
+    cpdef set(self, replay, result)
+
+cdef class Quick:
+    cdef public Latest latest
+    cdef public tuple hooks
+
+    cpdef anew(self, tuple args, dict kwargs)

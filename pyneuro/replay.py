@@ -5,14 +5,27 @@
 This is what a replayed step costs beside its arithmetic.
 """
 
+from collections.abc import Iterator
 from types import CellType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .graph import is_grad_enabled
-from .kernels import Looks, Native, Reference, TensorBase, alias_at, alike, current_backend, empty, fresh, same_layout
-from .tensor import _Defaults
+from .kernels import (
+    Looks,
+    Native,
+    Reference,
+    TensorBase,
+    alias_at,
+    alike,
+    current_backend,
+    empty,
+    fresh,
+    same_layout,
+    watchers,
+)
+from .tensor import Tensor, _Defaults
 
 PLAIN = (type(None), bool, int, float, str, bytes)
 MISSING = object()
@@ -73,6 +86,15 @@ def look_at(entries: list) -> list:
             for e in entries if type(e) is Entry and type(e.where) in (dict, CellType)]
 
 
+class Argument:
+    """A tensor that was given."""
+
+    def __init__(self, like: Any, needs: bool, first: int) -> None:
+        self.like = like                 # an array of its layout
+        self.needs = needs               # a gradient
+        self.first = first               # the first argument that was the same tensor
+
+
 class Output(NamedTuple):
     """A tensor that was returned."""
 
@@ -102,7 +124,7 @@ class Replay:
                  outputs: list, results: list, after: list, packs: list, versions: list, argument_versions: list, stop: int,
                  gradients: Any, make: Any) -> None:
         self.backend, self.grad_mode, self.dtype = backend, is_grad_enabled(), _Defaults.dtype
-        self.arguments = arguments       # (an array of its layout, requires_grad, the first that was the same tensor) of each
+        self.arguments = arguments
         self.count = len(arguments)
         self.entries, self.tensors, self.before, self.tables, self.optimizers = entries, tensors, before, tables, steps
         self.outputs, self.results, self.after, self.packs = outputs, results, after, packs
@@ -136,18 +158,19 @@ class Replay:
         """Whether these are tensors laid out as the arguments were, in the same mode and on the same backend."""
         if len(args) != self.count or is_grad_enabled() != self.grad_mode:
             return False
-        for i, (like, needs, first) in enumerate(self.arguments):
-            if not isinstance(args[i], TensorBase):
+        for i in range(self.count):
+            if type(args[i]) is not Tensor and not isinstance(args[i], TensorBase):
                 return False
             t = args[i]
-            if not same_layout(t.array, like) or t.needs_grad != needs or t.storage.rewrites:
+            argument = self.arguments[i]
+            if not same_layout(t.array, argument.like) or t.needs_grad != argument.needs or t.storage.rewrites:
                 return False
             for j in range(i):
                 if args[j] is t:
                     break
             else:
                 j = i
-            if j != first:
+            if j != argument.first:
                 return False
         current = current_backend()
         return _Defaults.dtype is self.dtype and (
@@ -179,7 +202,8 @@ class Replay:
         """Whether an argument lies in memory that the plan writes otherwise than when it was recorded."""
         if not self.free:
             self.free.append(self.make())
-        return self.free[-1].clashes([t.array for t in args])
+        program = self.free[-1]
+        return program.clashes([t.array for t in args])
 
     def attempt(self, args: Any) -> Any:
         """What the function returned, if the plan is the right one for these arguments; else None."""
@@ -196,15 +220,17 @@ class Replay:
             program = self.free.pop() if self.free else self.make()
             lease = Lease(self.free, program) if self.gradients is not None else None
             try:
-                arrays = []
+                i = 0
                 for t in args:
-                    arrays.append(t.array)
+                    program.bind(i, t.array)
+                    i += 1
                 made = []                # tensors of whole results; what is returned shares their storage
                 for layout in self.results:
                     t = fresh(alike(layout))
-                    arrays.append(t.array)
+                    program.bind(i, t.array)
                     made.append(t)
-                program.call(arrays, self.stop)
+                    i += 1
+                program.run(0, self.stop)
             finally:
                 if lease is None:
                     self.free.append(program)
@@ -266,6 +292,56 @@ class Replay:
             t.node = self.gradients.node(self, lease, differentiable, t, args, made)
             t.needs_grad = True
         return t
+
+
+class Latest:
+    """The plan that was right for the last call of a function of tensors, and what that returned."""
+
+    def __init__(self) -> None:
+        self.replay: Any = None
+        self.result: Any = None
+
+    def set(self, replay: Any, result: Any) -> None:
+        self.replay, self.result = replay, result
+
+
+class Quick:
+    """Base of what is compiled: a call is its latest plan's, where that is right for it, and otherwise goes to `anew`.
+
+    hooks: dicts; what they hold is called by `anew` alone.
+    """
+
+    def __init__(self, latest: Any, hooks: tuple = ()) -> None:
+        self.latest, self.hooks = latest, hooks
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        replay = self.latest.replay
+        if replay is None or kwargs or watchers:
+            return self.anew(args, kwargs)
+        for table in self.hooks:
+            if table:
+                return self.anew(args, kwargs)
+        result = self.latest.result
+        found = replay.attempt(args)
+        if found is None:
+            return self.anew(args, kwargs)
+        return found[0] if type(result) is Tensor else rebuilt(result, iter(found))
+
+    def anew(self, args: tuple, kwargs: dict) -> Any:
+        raise NotImplementedError
+
+
+def rebuilt(value: Any, tensors: Iterator) -> Any:
+    """value with the next of the tensors for each of its own."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return next(tensors)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*[rebuilt(v, tensors) for v in value])
+    if isinstance(value, (tuple, list)):
+        return type(value)([rebuilt(v, tensors) for v in value])
+    if isinstance(value, dict):
+        return {k: rebuilt(v, tensors) for k, v in value.items()}
+    return value
 
 
 def span(array: np.ndarray) -> tuple[int, int]:

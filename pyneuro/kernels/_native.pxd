@@ -3,6 +3,8 @@
 # without a compiler.
 
 
+from libc.stdint cimport int64_t
+
 cpdef alike(array)
 cpdef current_backend()
 cpdef fresh(array)
@@ -20,6 +22,12 @@ cdef class TensorBase:
     cdef public bint needs_grad
     cdef dict __dict__
     cdef object __weakref__
+
+
+cdef class Runnable:
+    cpdef bind(self, int root, array)
+    cpdef bint clashes(self, list arrays) except -1
+    cpdef run(self, int64_t first, int64_t last)
 
 
 cdef class Looks:

@@ -174,9 +174,25 @@ cdef Span span(cnp.ndarray a) noexcept:
     return s
 
 
+cdef class Runnable:
+    """Recorded calls, whose arguments and results are bound before each run."""
+
+    cpdef bind(self, int root, array):
+        """Let a root be this array's memory: laid out as the recorded one was."""
+        raise NotImplementedError
+
+    cpdef bint clashes(self, list arrays) except -1:
+        """Whether an argument lies in other memory that the calls write, or is written and lies in what they read."""
+        raise NotImplementedError
+
+    cpdef run(self, int64_t first, int64_t last):
+        """Run calls first .. last."""
+        raise NotImplementedError
+
+
 @cython.final
-cdef class Program:
-    """Recorded calls on a `Native` backend.
+cdef class Program(Runnable):
+    """Calls on a `Native` backend.
 
     calls   (kernel, operands, attrs, follows) of each; follows: -1, or the slot of what the call before it writes, on which
             it is run part by part (pn_call.then)
@@ -281,18 +297,17 @@ cdef class Program:
         free(self.now)
         free(self.written)
 
-    cpdef int bind(self, int root, cnp.ndarray array) except -1:
-        """Let a root be this array's memory: laid out as the recorded one was."""
-        cdef void *data = cnp.PyArray_DATA(array)
+    cpdef bind(self, int root, array):
+        cdef void *data = cnp.PyArray_DATA(<cnp.ndarray?>array)
+        if not 0 <= root < self.roots:
+            raise IndexError(f"root {root} of a program with {self.roots}")
         self.bound[root] = array
         if self.now[root] != data:
             self.move(root, data)
             if self.python:
                 self.python = dict.fromkeys(self.python)
-        return 0
 
-    def clashes(self, list arrays not None):
-        """Whether an argument lies in other memory that the calls write, or is written and lies in what they read."""
+    cpdef bint clashes(self, list arrays) except -1:
         cdef Span s, t
         cdef int i, j
         for i in range(len(arrays)):
@@ -339,15 +354,7 @@ cdef class Program:
         self.backend.go(self.calls[i][0], operands, self.calls[i][2])
         return 0
 
-    def call(self, list arrays not None, int64_t last):
-        """Let the first roots be these arrays, and run calls 0 .. last."""
-        cdef int root
-        for root in range(len(arrays)):
-            self.bind(root, arrays[root])
-        self.run(0, last)
-
-    cpdef int run(self, int64_t first, int64_t last) except -1:
-        """Run calls first .. last."""
+    cpdef run(self, int64_t first, int64_t last):
         cdef int64_t failed = 0, i = first
         cdef int status
         if self.long_work:
@@ -358,7 +365,6 @@ cdef class Program:
         if status != PN_OK:
             kernel, _, attrs, _ = self.calls[failed]
             complain(self.backend, kernel, self.operands(failed), attrs, status)
-        return 0
 
     cdef int go(self, int64_t first, int64_t last, int64_t *failed) except -1 nogil:
         cdef int64_t i = first, stop
