@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
-from .kernels import ShapeError, owned, watcher, watchers
+from .kernels import ShapeError, owned, value_of, watcher, watchers
 
 __all__ = ["Node", "backward", "detect_anomaly", "enable_grad", "grad", "inference_mode", "is_grad_enabled", "no_grad", "record",
            "set_detect_anomaly", "set_grad_enabled"]
@@ -21,7 +21,7 @@ _recording: ContextVar[bool] = ContextVar("pyneuro.grad", default=True)
 
 
 def is_grad_enabled() -> bool:
-    return _recording.get()
+    return bool(value_of(_recording))
 
 
 def inference_mode(mode: bool = True) -> Any:

@@ -28,7 +28,7 @@ cdef class Replay:
 
     cpdef attempt(self, args)
 
-    @cython.locals(t=Fields, g=object, storage=SharedFields, i=Py_ssize_t, program=Runnable, made=list, out=list)
+    @cython.locals(t=Fields, g=object, storage=SharedFields, more=Py_ssize_t, i=Py_ssize_t, program=Runnable, made=list, out=list)
     cpdef list run(self, args)
 
     @cython.locals(t=Fields, program=Runnable)

@@ -47,6 +47,7 @@ try:
         same_layout,
         serve,
         set_num_threads,
+        value_of,
     )
 except ModuleNotFoundError:  # built without a C compiler
     from ._fallback import (  # type: ignore[assignment]
@@ -77,6 +78,7 @@ except ModuleNotFoundError:  # built without a C compiler
         same_layout,
         serve,
         set_num_threads,
+        value_of,
     )
 
 __all__ = [
@@ -122,6 +124,7 @@ __all__ = [
     "set_backend",
     "set_num_threads",
     "unrecorded",
+    "value_of",
     "watcher",
     "watchers",
 ]

@@ -147,6 +147,11 @@ def follow(variable: Any, backend: Any) -> None:
     _chosen, _process = variable, backend
 
 
+def value_of(variable: Any) -> Any:
+    """What a ContextVar is in this thread."""
+    return variable.get()
+
+
 def current_backend() -> Any:
     """The backend of this thread: the innermost `with backend(...)`, else the process's."""
     return _chosen.get() or _process

@@ -9,6 +9,7 @@ cpdef alike(array)
 cpdef current_backend()
 cpdef fresh(array)
 cpdef bint same_layout(array, like)
+cpdef value_of(variable)
 
 
 cdef class Storage:

@@ -722,13 +722,18 @@ def recording(int change):
     recorders += change
 
 
+cpdef value_of(variable):
+    """What a ContextVar is in this thread, or None."""
+    cdef PyObject *found = NULL
+    PyContextVar_Get(variable, NULL, &found)
+    value = None if found is NULL else <object>found
+    Py_XDECREF(found)
+    return value
+
+
 cdef object current():
     """The innermost `with backend(...)` of this thread, or None."""
-    cdef PyObject *found = NULL
-    PyContextVar_Get(chosen, NULL, &found)
-    backend = None if found is NULL else <object>found
-    Py_XDECREF(found)
-    return backend
+    return value_of(chosen)
 
 
 def recorder_of(cnp.ndarray array not None):

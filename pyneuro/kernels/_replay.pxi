@@ -3,8 +3,8 @@
 
 cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(PyObject *d, PyObject *key) except? NULL
-    Py_ssize_t PyDict_Size(PyObject *d)
-    Py_ssize_t PyList_Size(PyObject *l)
+    Py_ssize_t PyDict_GET_SIZE(PyObject *d)
+    Py_ssize_t PyList_GET_SIZE(PyObject *l)
     bint PyDict_Next(PyObject *d, Py_ssize_t *at, PyObject **key, PyObject **value)
     PyObject *PyCell_GET(PyObject *cell)
 
@@ -135,10 +135,10 @@ cdef class Looks:
                 if <PyObject *>t.array != look.value or <PyObject *>t._hooks != look.name or t.needs_grad != look.count:
                     return i
             elif look.kind == KEYS:
-                if PyDict_Size(look.where) != look.count or (look.count and not same_keys(look)):
+                if PyDict_GET_SIZE(look.where) != look.count or (look.count and not same_keys(look)):
                     return i
             elif look.kind == LENGTH:
-                if PyList_Size(look.where) != look.count:
+                if PyList_GET_SIZE(look.where) != look.count:
                     return i
             elif look.kind == CELL:
                 if PyCell_GET(look.where) != look.value:
