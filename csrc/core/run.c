@@ -13,7 +13,7 @@
 enum { BLOCK = 512 };
 
 /* Parts for each thread: one that comes late, or is slow, then leaves the others little to wait for. */
-enum { PARTS_EACH = 4 };
+enum { PARTS_EACH = 4, PRODUCTS_EACH = 2 };
 
 /* Without flush-to-zero an optimizer whose moments decay below 1e-38 gets three times slower. The caller's mode, and
    the exceptions it has seen, are put back: ours are nobody's business. */
@@ -166,7 +166,7 @@ static int run_call(pn_kernel kernel, const pn_call *c, int flush_denormals)
 {
     int threads = c->parts > 1 ? pn_reserve() : 1;
     if (threads == 1) return run_whole(kernel, c);
-    int most = PARTS_EACH * threads;
+    int most = (c->map ? PARTS_EACH : PRODUCTS_EACH) * threads;
     divided d = {c, kernel, c->parts < most ? c->parts : most, flush_denormals};
     return pn_parallel(run_part, &d, d.parts);
 }

@@ -433,6 +433,7 @@ cdef bint near(const pn_call *c, Row row, tuple bufs):
 cdef enum:
     PART = 32 * 1024             # numbers that are worth a thread's while, or products and sums, PRODUCTS times as many
     PRODUCTS = 16
+    TILE = 16                    # columns that a product is worth
     APART = 64                   # numbers of one cache line, of a tile, of a row of lanes: rather not for two threads
     FEW = 1024                   # numbers that are too few to care
 
@@ -451,16 +452,19 @@ cdef bint heavy(pn_call *c, Row row):
 
 
 cdef void divide(pn_call *c, Row row, double work) noexcept:
-    """Into parts that are worth it, along the axis that allows the most."""
+    """Into parts that are worth it, along the axis that allows the most; a product rather along a short one that keeps
+    all threads busy, where each packs a panel or two of its own and reads the other operand as it lies."""
     cdef int axis
-    cdef int64_t most = 1, parts
+    cdef int64_t most = 1, parts, enough = <int64_t>min(work / PART, 2 * pn_get_num_threads())
+    cdef bint short_one = False
     if work < 2 * PART:
         return
     for axis in range(c.rank):
         if c.map or row.parts[axis]:
             parts = cut(c, row, axis)
-            if parts > most:
+            if parts > most and not short_one:
                 c.cut, most = axis, parts
+                short_one = row.sums and parts >= enough and c.dim[axis] <= 2 * TILE * enough
     if most > 1:
         cut(c, row, c.cut)
         c.parts = <uint16_t>min(work / PART, most, 0xffff)
@@ -470,7 +474,6 @@ cdef int64_t cut(pn_call *c, Row row, int axis) noexcept:
     """Into how many parts the call may be cut along an axis; where it lies in each slot."""
     cdef int i, j, at
     cdef int64_t numbers, multiple = 1
-    cdef bint whole
     for i in range(row.slots):
         c.along[i] = -1
         numbers = 1
@@ -481,10 +484,9 @@ cdef int64_t cut(pn_call *c, Row row, int axis) noexcept:
             if at >= 0 and c.buf[i].stride[j] != 0:
                 numbers *= c.dim[at]
         if c.along[i] < 0:
-            whole = row.sums                             # every part reads all of this one
-        else:
-            whole = 0 < abs(c.buf[i].stride[c.along[i]]) < APART
-        if whole and numbers >= FEW:
+            if row.sums and numbers >= FEW:              # every part reads all of this one
+                multiple = max(multiple, TILE)
+        elif 0 < abs(c.buf[i].stride[c.along[i]]) < APART and numbers >= FEW:
             multiple = APART
     return c.dim[axis] // multiple
 
