@@ -44,6 +44,8 @@ typedef struct {
    then: a call of "..." that is to be run on every part of what this one writes as soon as that is complete, or NULL; it
    is the next call. Its operands are contiguous, as many elements as are written, or one; then_slot holds what is written,
    and what it writes itself is nothing that this call reads. It takes no scratch. Only matmul looks at it.
+   span: so many calls, this one, those that follow and their `then` included, are cut along axes of one extent, and each
+   part of one needs nothing of the others but the same part: a thread takes a part through all of them. Less: this one.
    Both: where parts > 1, the call may be cut along dim[cut] into so many parts, each worth a thread's while; a part of
                           that axis gives the bits of the whole. along[slot] is the slot's axis that is cut, or -1. */
 typedef struct pn_call {
@@ -57,6 +59,7 @@ typedef struct pn_call {
     uint8_t cut;
     uint16_t parts;      /* 1: not to be cut */
     uint8_t then_slot;
+    uint8_t span;
     int8_t  along[PN_MAX_BUF];
     const struct pn_call *then;
     int   (*then_kernel)(const struct pn_call *);

@@ -17,11 +17,13 @@ from .kernels.signature import KERNELS, Spec, element_dtype, spec_for
 
 class Call(NamedTuple):
     """One kernel call: its operands by slot, and its attrs. follows: the slot of what the call before it writes, if it is
-    to be run on that part by part, as soon as a part is complete; else -1."""
+    to be run on that part by part, as soon as a part is complete; else -1. rows: whether each of its rows needs nothing of
+    the call before it, and those that that one goes on from, but the same row."""
     kernel: str
     bufs: tuple[np.ndarray, ...]
     attrs: tuple[float, ...]
     follows: int = -1
+    rows: bool = False
 
     @property
     def spec(self) -> Spec:
@@ -258,8 +260,53 @@ def _moved(b: np.ndarray, to: np.ndarray | None) -> np.ndarray:
     return b if to is None else alias_at(to, b, start_of(b) - start_of(root_of(b)))
 
 
+def by_rows(calls: list[Call], private: Callable[[np.ndarray], bool]) -> list[Call]:
+    """Products of the same batch, one after the other: a thread takes its rows through all of them, and waits for no one in
+    between. Gradients of weights, which need all rows, move behind them."""
+    out: list[Call] = []
+    run: list[Call] = []                                       # products so far, and what follows each
+    waiting: list[Call] = []                                   # what stood between them
+    for unit in together(calls):
+        product = unit[0]
+        if run and _go_on(unit, run) and not any(_disturbs(c, call) for c in waiting for call in unit):
+            run += [product._replace(rows=True), *unit[1:]]
+        elif run and product.kernel == "dense_grad_w":
+            waiting += unit
+        else:
+            out += run + waiting
+            run, waiting = unit, []
+    return out + run + waiting
+
+
+def together(calls: list[Call]) -> list[list[Call]]:
+    """Calls that may run at the same time, part by part."""
+    units: list[list[Call]] = []
+    for call in calls:
+        if call.rows or call.follows >= 0:
+            units[-1].append(call)
+        else:
+            units.append([call])
+    return units
+
+
+def _go_on(unit: list[Call], run: list[Call]) -> bool:
+    rows = _rows(unit[0])
+    return rows == _rows(run[0]) > 1 and all(
+        _flat_same(a, b) and a.size % rows == 0
+        for c in run for call in unit for one, other in ((c, call), (call, c))
+        for a in one.operands(True) for b in other.bufs if Span.of(a).meets(Span.of(b)))
+
+
+def _rows(call: Call) -> int:
+    """Of a product with rows of its own, all contiguous; else 0."""
+    if call.kernel != "matmul" and not (call.kernel.startswith("dense_") and call.spec.sums and call.kernel != "dense_grad_w"):
+        return 0
+    given, made = call.bufs[0], call.operands(True)
+    return len(given) if all(b.flags.c_contiguous for b in (given, *made)) else 0
+
+
 PASSES: dict[str, Callable] = {"activations": with_activations, "losses": with_losses, "dead": without_dead,
-                               "in_place": in_place, "derivatives": with_derivatives}
+                               "in_place": in_place, "derivatives": with_derivatives, "rows": by_rows}
 
 
 def shortened(calls: list[Call], private: Callable[[np.ndarray], bool], but: Iterable[str] = ()) -> list[Call]:

@@ -38,7 +38,7 @@ from .kernels import (
     watchers,
 )
 from .nn.module import HOOKS, Module
-from .passes import PASSES, Call, Span, root_of, shortened, start_of
+from .passes import PASSES, Call, Span, root_of, shortened, start_of, together
 from .replay import MISSING, PLAIN, Argument, Entry, Latest, Lease, Output, Quick, Replay, look_at, rebuilt, span
 from .surroundings import Surroundings, assigned
 from .tensor import Tensor, as_tensor, get_default_dtype, wrap
@@ -266,7 +266,7 @@ class Interpreted(Runnable):
         np.copyto(self.own[root], array)
 
     def run(self, first: int, last: int) -> None:
-        for kernel, bufs, attrs, _ in self.calls[first:last]:
+        for kernel, bufs, attrs, *_ in self.calls[first:last]:
             self.inner.run(kernel, bufs, attrs)
         for root in self.written:
             if self.bound[root] is not None:
@@ -300,11 +300,12 @@ def _arena(calls: list[Call], temporary: dict[int, np.ndarray], split: int) -> t
     What is made before `split` and read after it stays: the calls after it may run more than once, and not in order.
     """
     life: dict[int, list[int]] = {}
-    for at, call in enumerate(calls):
-        for b in call.bufs:
-            key = id(root_of(b))
-            if key in temporary:
-                life.setdefault(key, [at - (call.follows >= 0), at])[1] = at      # while what it follows still runs
+    at = 0
+    for unit in together(calls):
+        first, at = at, at + len(unit)
+        for root in [root_of(b) for call in unit for b in call.bufs]:
+            if id(root) in temporary:
+                life.setdefault(id(root), [first, at - 1])[1] = at - 1
     for line in life.values():
         if line[0] < split <= line[1]:
             line[1] = len(calls)
@@ -572,7 +573,7 @@ class Plan:
             spec = call.spec
             operands = " ".join(f"{s.name}:{shown(b, p)}" for s, b, p in zip(spec.slots, call.bufs, row))
             attrs = f" ; {' '.join(f'{a:g}' for a in call.attrs)}" if call.attrs else ""
-            led = "+ " if call.follows >= 0 else ""            # with the call before it
+            led = "+ " if call.follows >= 0 else "= " if call.rows else ""        # with the call before it, or its rows
             lines.append(f"{i:4} {led}{call.kernel}{' (NumPy)' if spec.host else ''} {operands}{attrs}")
         return "\n".join(lines)
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Passes over recorded calls: each makes a shorter program with the same bits; weights that are packed follow their parameters."""
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -66,8 +67,9 @@ def test_a_layer_and_its_activation_become_one_call(on, activation):
 @each_backend
 @pytest.mark.parametrize("name", PASSES)
 def test_each_pass_by_itself(on, name):
-    alone, plan = trained("tanh", [other for other in PASSES if other != name])
-    none, longer = trained("tanh", list(PASSES))
+    before = ["activations"] if name == "rows" else []          # else there are no products side by side
+    alone, plan = trained("tanh", [other for other in PASSES if other not in (name, *before)])
+    none, longer = trained("tanh", [other for other in PASSES if other not in before])
     assert alone == none and str(plan) != str(longer)
 
 
@@ -115,6 +117,52 @@ def test_followers_have_the_same_bits_on_any_number_of_threads(threads):
         alone, _ = steps("silu", "float32", (200, 520, 300, 10), 64, ())
         pn.set_num_threads(threads)
         assert steps("silu", "float32", (200, 520, 300, 10), 64, ())[0] == alone
+    finally:
+        pn.set_num_threads(before)
+
+
+@pytest.mark.parametrize("sizes, batch", [((784, 256, 128, 10), 64), ((300, 300, 300, 7), 100), ((256, 256, 256, 256), 33)])
+def test_a_thread_takes_its_rows_through_products_to_the_same_bits(sizes, batch):
+    """Also where it must do a part of them alone, because the workers are another thread's."""
+    before = pn.get_num_threads()
+    x, over = pn.ones(600, 600), threading.Event()
+
+    def others():
+        while not over.is_set():
+            x @ x
+
+    try:
+        pn.set_num_threads(1)
+        alone, plan = steps("tanh", "float32", sizes, batch, ["rows"])
+        assert not any(c.rows for c in plan.calls)
+        _, plan = steps("tanh", "float32", sizes, batch, ())
+        assert [c.kernel for c in plan.calls if c.rows] == ["dense_tanh", "dense_identity", "matmul"]
+        other = threading.Thread(target=others)
+        for threads in 2, 3, 5:
+            pn.set_num_threads(threads)
+            assert all(steps("tanh", "float32", sizes, batch, ())[0] == alone for _ in range(3))
+        other.start()
+        assert all(steps("tanh", "float32", sizes, batch, ())[0] == alone for _ in range(40))
+    finally:
+        over.set()
+        pn.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_rows_that_are_read_on_keep_their_memory_while_others_are_behind(threads):
+    """Without gradients a layer's result may lie where that of the layer before last was."""
+    before = pn.get_num_threads()
+    pn.manual_seed(0)
+    deep = nn.Sequential(*[nn.Linear(256, 256) for _ in range(6)])
+    x = pn.randn(64, 256)
+    try:
+        with pn.no_grad():
+            pn.set_num_threads(1)
+            alone = bits([deep(x).numpy()])
+            pn.set_num_threads(threads)
+            compiled = pn.compile(deep)
+            assert all(bits([compiled(x).numpy()]) == alone for _ in range(50))
+            assert sum(c.rows for c in compiled.plan(x).calls) == 5
     finally:
         pn.set_num_threads(before)
 

@@ -131,11 +131,18 @@ static int run_map(pn_kernel kernel, const pn_call *c)
 
 static int run_whole(pn_kernel kernel, const pn_call *c) { return c->map ? run_map(kernel, c) : kernel(c); }
 
-/* A call in parts. */
+static const pn_call *after(const pn_call *c) { return (const pn_call *)((const char *)c + pn_call_bytes(c)); }
+
+static pn_kernel kernel_of(const pn_table *table, const pn_call *c)
+{
+    return c->type <= PN_F64 ? table->of_type[c->type]->kernel[c->kernel] : NULL;
+}
+
+/* Calls in parts. */
 typedef struct {
-    const pn_call *call;
-    pn_kernel      kernel;
-    int            parts, flush_denormals;
+    const pn_table *table;
+    const pn_call  *first;
+    int             span, parts, flush_denormals;
 } divided;
 
 /* Where a part begins: at whole vectors and cache lines, as far as the parts are longer than that. */
@@ -148,26 +155,33 @@ static int64_t cut_at(int64_t extent, int parts, int number)
 static int run_part(void *what, int number)
 {
     const divided *d = what;
-    pn_call c;
-    memcpy(&c, d->call, pn_call_bytes(d->call));
-    int64_t start = cut_at(c.dim[c.cut], d->parts, number), end = cut_at(c.dim[c.cut], d->parts, number + 1);
-    c.dim[c.cut] = end - start;
-    for (int i = 0; i < c.buffers; i++)
-        if (c.along[i] >= 0) c.buf[i].data = (char *)c.buf[i].data + start * c.buf[i].stride[c.along[i]] * c.size[i];
-
+    const pn_call *whole = d->first;
     fp_mode mode = 0;
+    int status = PN_OK;
     if (d->flush_denormals) mode = flush();
-    int status = run_whole(d->kernel, &c);
+    for (int k = 0; k < d->span && status == PN_OK; k++, whole = after(whole)) {
+        pn_call c;
+        memcpy(&c, whole, pn_call_bytes(whole));
+        int64_t start = cut_at(c.dim[c.cut], d->parts, number), end = cut_at(c.dim[c.cut], d->parts, number + 1);
+        c.dim[c.cut] = end - start;
+        for (int i = 0; i < c.buffers; i++)
+            if (c.along[i] >= 0) c.buf[i].data = (char *)c.buf[i].data + start * c.buf[i].stride[c.along[i]] * c.size[i];
+        status = run_whole(kernel_of(d->table, &c), &c);
+        if (whole->then) whole = whole->then, k++;
+    }
     if (d->flush_denormals) restore(mode);
     return status;
 }
 
-static int run_call(pn_kernel kernel, const pn_call *c, int flush_denormals)
+/* Runs c, or as many calls after it as its span says where there are threads for that; how many it were. */
+static int run_calls(const pn_table *table, const pn_call *c, int64_t *count, int flush_denormals)
 {
-    int threads = c->parts > 1 ? pn_reserve() : 1;
-    if (threads == 1) return run_whole(kernel, c);
-    int most = (c->map ? PARTS_EACH : PRODUCTS_EACH) * threads;
-    divided d = {c, kernel, c->parts < most ? c->parts : most, flush_denormals};
+    if (!kernel_of(table, c)) return PN_NO_KERNEL;
+    int threads = c->parts > 1 ? pn_reserve() : 1, most = (c->map ? PARTS_EACH : PRODUCTS_EACH) * threads;
+    const int64_t alone = 1 + (c->then != NULL);
+    *count = threads > 1 && c->span > alone && c->span <= *count ? c->span : alone;
+    if (threads == 1) return run_whole(kernel_of(table, c), c);
+    divided d = {table, c, (int)*count, c->parts < most ? c->parts : most, flush_denormals};
     return pn_parallel(run_part, &d, d.parts);
 }
 
@@ -177,18 +191,14 @@ int pn_run(const pn_table *table, const pn_call *calls, int64_t count, int flush
     int status = PN_OK;
     if (flush_denormals) mode = flush();
     const pn_call *c = calls;
-    for (int64_t i = 0; i < count; i++) {
-        pn_kernel kernel = c->type <= PN_F64 ? table->of_type[c->type]->kernel[c->kernel] : NULL;
-        status = kernel ? run_call(kernel, c, flush_denormals) : PN_NO_KERNEL;
+    for (int64_t i = 0, ran; i < count; i += ran) {
+        ran = count - i;
+        status = run_calls(table, c, &ran, flush_denormals);
         if (status) {
             *failed = i;
             break;
         }
-        if (c->then) {
-            c = c->then;
-            i++;
-        }
-        c = (const pn_call *)((const char *)c + pn_call_bytes(c));
+        for (int64_t k = 0; k < ran; k++) c = after(c);
     }
     if (flush_denormals) restore(mode);
     return status;

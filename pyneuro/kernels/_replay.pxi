@@ -151,6 +151,18 @@ cdef class Looks:
         return -1
 
 
+cdef bint by_rows(pn_call *head, Row head_row, pn_call *c, Row row) noexcept:
+    """Cut both along their first axis, the rows of products, if that is where one of them is worth it."""
+    if head.parts == 1 and head.span <= 2 and c.cut == 0 and c.parts > 1:
+        cut(head, head_row, 0)
+        head.cut, head.parts = 0, c.parts
+    if head.parts == 1 or head.cut != 0 or head.span >= 254:
+        return False
+    cut(c, row, 0)
+    c.cut, c.parts = 0, head.parts
+    return True
+
+
 cdef struct Span:
     uintptr_t low, high
 
@@ -194,8 +206,8 @@ cdef class Runnable:
 cdef class Program(Runnable):
     """Calls on a `Native` backend.
 
-    calls   (kernel, operands, attrs, follows) of each; follows: -1, or the slot of what the call before it writes, on which
-            it is run part by part (pn_call.then)
+    calls   (kernel, operands, attrs, follows, rows) of each. follows: -1, or the slot of what the call before it writes, on
+            which it is run part by part (pn_call.then); rows: whether it goes on with the rows of the call before it
     places  of each a tuple by slot: AS_RECORDED, or (root, offset in bytes); root ARENA is memory of the program's own,
             0 and more are bound before a run
     """
@@ -224,7 +236,9 @@ cdef class Program(Runnable):
         cdef size_t size = 0, call_size = 0
         cdef pn_call *c = NULL
         cdef pn_call *leader
-        cdef Row row
+        cdef pn_call *head = NULL            # of the calls that a thread takes its part of rows through
+        cdef int64_t head_at = 0
+        cdef Row row, head_row = None
         cdef int status, slot, root
         cdef tuple bufs
         self.arguments = arguments
@@ -247,7 +261,7 @@ cdef class Program(Runnable):
 
         by_root, others = [[] for _ in range(roots)], []
         for i in range(count):
-            kernel, bufs, attrs, follows = calls[i]
+            kernel, bufs, attrs, follows, rows = calls[i]
             leader, c = c, <pn_call *>(self.memory + size)
             row = row_named(kernel)
             status = UNFIT if row is None else fill(c, row, bufs, attrs)
@@ -264,10 +278,16 @@ cdef class Program(Runnable):
                 if follows >= 0 and self.host[i - 1] < 0:
                     leader.then, leader.then_slot = c, follows
                     leader.then_kernel = backend.table.of_type[c.type].kernel[c.kernel]
+                    head.span += 1
+                elif rows and head is not NULL and head_at + head.span == i and by_rows(head, head_row, c, row):
+                    head.span += 1
+                else:
+                    head, head_row, head_at = c, row, i
                 size += sizeof(pn_call) - (PN_MAX_BUF - row.slots) * sizeof(pn_buf)
             else:
                 self.host[i] = i
                 self.python[i] = None
+                head = NULL
             written = [s.written for s in signature.spec_for(kernel, signature.element_dtype(kernel, bufs)).slots]
             others += [(w, b) for w, b, place in zip(written, bufs, places[i]) if place is None]
             self.writes_argument |= any(w and place is not None and 0 <= place[0] < arguments
@@ -363,7 +383,7 @@ cdef class Program(Runnable):
         else:
             status = self.go(first, last, &failed)
         if status != PN_OK:
-            kernel, _, attrs, _ = self.calls[failed]
+            kernel, _, attrs, *_ = self.calls[failed]
             complain(self.backend, kernel, self.operands(failed), attrs, status)
 
     cdef int go(self, int64_t first, int64_t last, int64_t *failed) except -1 nogil:
@@ -420,7 +440,7 @@ cdef class Program(Runnable):
                         PyErr_CheckSignals()
                     look = seconds_now() + 0.05
         if status != PN_OK:
-            kernel, _, attrs, _ = self.calls[failed]
+            kernel, _, attrs, *_ = self.calls[failed]
             complain(self.backend, kernel, self.operands(failed), attrs, status)
 
     def seconds(self, int64_t i, int repeats):
