@@ -32,4 +32,6 @@ def on(request):
 
 @pytest.fixture(scope="session")
 def torch():
-    return pytest.importorskip("torch", reason="torch is not installed: only stored values are compared")
+    torch = pytest.importorskip("torch", reason="torch is not installed: only stored values are compared")
+    torch.set_num_threads(1)             # what is small takes longer on several, the more so beside other work
+    return torch
