@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the tests run over: backends, element types, sizes, layouts of memory, and operands for any kernel or op."""
+import functools
 import math
 import zlib
 
@@ -70,6 +71,7 @@ HYPER = dict(lr=0.05, momentum=0.9, dampening=0.1, weight_decay=0.02, nesterov=0
              pull=0.3, lr_max=0.04, weight_sum=0.01, eps2=1e-3, d=1.0, beta2_decay=-0.8)
 
 
+@functools.cache
 def optimizer_of(kernel):
     """The optimizer class that runs a kernel, and the options that make it."""
     for cls in OPTIMIZERS.values():

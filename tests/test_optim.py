@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Optimizers: groups, state and steps. Their numbers are test_torch.py's affair."""
 import copy
+import functools
 import itertools
 
 import numpy as np
@@ -458,22 +459,26 @@ each_search = pytest.mark.parametrize(("name", "options"), [(k.split()[0], v) fo
 each_problem = pytest.mark.parametrize("problem", [of_rosenbrock, of_a_network, of_a_quadratic])
 
 
-@pytest.mark.parametrize("options", LBFGS_OPTIONS.values(), ids=LBFGS_OPTIONS)
+def steps_of_lbfgs(t, problem, options):
+    """Parameters, and how often the loss was evaluated, after every step of 20."""
+    params, loss_of = problem(t)
+    optimizer = t.optim.LBFGS(params, **LBFGS_OPTIONS[options])
+    rows = []
+    for _ in range(20):
+        loss = optimizer.step(closure_of(optimizer, loss_of))
+        counts = optimizer.state_dict()["state"][0]
+        rows.append((whole(params), loss.item(), counts["func_evals"], counts["n_iter"]))
+    return rows
+
+
+torchs_steps_of_lbfgs = functools.cache(steps_of_lbfgs)          # the same for every backend
+
+
+@pytest.mark.parametrize("options", LBFGS_OPTIONS)
 @each_problem
 @pytest.mark.parametrize("on", BACKENDS, indirect=True)
 def test_lbfgs_steps_are_torchs(options, problem, on, torch):
-    """Parameters, and how often the loss was evaluated, after every step of 20."""
-    worlds = []
-    for t in (pn, torch):
-        params, loss_of = problem(t)
-        optimizer = t.optim.LBFGS(params, **options)
-        rows = []
-        for _ in range(20):
-            loss = optimizer.step(closure_of(optimizer, loss_of))
-            counts = optimizer.state_dict()["state"][0]
-            rows.append((whole(params), loss.item(), counts["func_evals"], counts["n_iter"]))
-        worlds.append(rows)
-    for mine, theirs in zip(*worlds):
+    for mine, theirs in zip(steps_of_lbfgs(pn, problem, options), torchs_steps_of_lbfgs(torch, problem, options), strict=True):
         np.testing.assert_allclose(mine[0], theirs[0], rtol=1e-6, atol=1e-6 * abs(theirs[0]).max())
         np.testing.assert_allclose(mine[1], theirs[1], rtol=1e-6, atol=1e-12)
         assert mine[2:] == theirs[2:]
