@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Fixtures: a generator of random operands, and the backend that a test runs on."""
+import os
 import zlib
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")    # before NumPy is there: small products wait long for a busy second core
 
 import numpy as np
 import pytest
