@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Fixtures: a generator of random operands, and the backend that a test runs on."""
+import gc
 import os
 import zlib
 
@@ -9,6 +10,11 @@ import numpy as np
 import pytest
 
 import pyneuro as pn
+
+
+def pytest_collection_finish():
+    """Tens of thousands of tests that only stay are not looked through by every collection of garbage."""
+    gc.freeze()
 
 
 @pytest.fixture
