@@ -94,7 +94,7 @@ def test_kernel_has_the_same_bits_on_any_number_of_threads(kernel, dtype):
 
 @pytest.mark.parametrize("kernel", sorted(KERNELS.keys() - set(DIVISIBLE)))
 def test_a_kernel_that_cannot_be_cut_is_not(kernel):
-    bufs, attrs = operands(kernel, extents(kernel, dict.fromkeys(SIZES, 500) | {"h": 7}), np.float32, random(kernel))
+    bufs, attrs = operands(kernel, extents(kernel, dict.fromkeys(SIZES, 500) | {"a": 20, "c": 20, "h": 7}), np.float32, random(kernel))
     assert make_backend("native").parts(kernel, tuple(bufs), attrs) == 1
 
 
