@@ -148,6 +148,26 @@ def test_a_thread_takes_its_rows_through_products_to_the_same_bits(sizes, batch)
         pn.set_num_threads(before)
 
 
+@pytest.mark.skipif(not BACKENDS[1:], reason="no native kernels here")
+def test_products_by_rows_are_whole_calls_where_they_run_apart():
+    """As where the workers come free in the middle of a run: each with what follows it, once."""
+    before = pn.get_num_threads()
+    try:
+        pn.set_num_threads(2)
+        _, plan = steps("tanh", "float32", (300, 300, 300, 7), 100, ())
+        program, calls = plan.replay.free[-1], plan.calls
+        end = max(i for i, c in enumerate(calls) if c.kernel == "dense_grad_w") + 1
+        starts = [i for i in range(end) if calls[i].follows < 0] + [end]
+        found = []
+        for cuts in [0, end], starts:
+            for first, last in pairwise(cuts):
+                program.run(first, last)
+            found.append(bits([b for c in calls[:end] if c.kernel == "dense_grad_w" for b in c.bufs[2:]]))
+        assert found[0] == found[1]
+    finally:
+        pn.set_num_threads(before)
+
+
 @pytest.mark.parametrize("threads", [2, 5])
 def test_rows_that_are_read_on_keep_their_memory_while_others_are_behind(threads):
     """Without gradients a layer's result may lie where that of the layer before last was."""
