@@ -131,13 +131,13 @@ def test_a_thread_takes_its_rows_through_products_to_the_same_bits(sizes, batch)
         while not over.is_set():
             x @ x
 
+    other = threading.Thread(target=others)
     try:
         pn.set_num_threads(1)
         alone, plan = steps("tanh", "float32", sizes, batch, ["rows"])
         assert not any(c.rows for c in plan.calls)
         _, plan = steps("tanh", "float32", sizes, batch, ())
         assert [c.kernel for c in plan.calls if c.rows] == ["dense_tanh", "dense_identity", "matmul"]
-        other = threading.Thread(target=others)
         for threads in 2, 3, 5:
             pn.set_num_threads(threads)
             assert all(steps("tanh", "float32", sizes, batch, ())[0] == alone for _ in range(3))
@@ -145,6 +145,8 @@ def test_a_thread_takes_its_rows_through_products_to_the_same_bits(sizes, batch)
         assert all(steps("tanh", "float32", sizes, batch, ())[0] == alone for _ in range(40))
     finally:
         over.set()
+        if other.ident:
+            other.join()
         pn.set_num_threads(before)
 
 

@@ -129,14 +129,14 @@ static int run_map(pn_kernel kernel, const pn_call *c)
     }
 }
 
-static int run_whole(pn_kernel kernel, const pn_call *c) { return c->map ? run_map(kernel, c) : kernel(c); }
+static int run_whole(const pn_table *table, const pn_call *c)
+{
+    const pn_kernel kernel = c->type <= PN_F64 ? table->of_type[c->type]->kernel[c->kernel] : NULL;
+    if (!kernel) return PN_NO_KERNEL;
+    return c->map ? run_map(kernel, c) : kernel(c);
+}
 
 static const pn_call *after(const pn_call *c) { return (const pn_call *)((const char *)c + pn_call_bytes(c)); }
-
-static pn_kernel kernel_of(const pn_table *table, const pn_call *c)
-{
-    return c->type <= PN_F64 ? table->of_type[c->type]->kernel[c->kernel] : NULL;
-}
 
 /* Calls in parts. */
 typedef struct {
@@ -166,7 +166,7 @@ static int run_part(void *what, int number)
         c.dim[c.cut] = end - start;
         for (int i = 0; i < c.buffers; i++)
             if (c.along[i] >= 0) c.buf[i].data = (char *)c.buf[i].data + start * c.buf[i].stride[c.along[i]] * c.size[i];
-        status = run_whole(kernel_of(d->table, &c), &c);
+        status = run_whole(d->table, &c);
         if (whole->then) whole = whole->then, k++;
     }
     if (d->flush_denormals) restore(mode);
@@ -176,11 +176,10 @@ static int run_part(void *what, int number)
 /* Runs c, or as many calls after it as its span says where there are threads for that; how many it were. */
 static int run_calls(const pn_table *table, const pn_call *c, int64_t *count, int flush_denormals)
 {
-    if (!kernel_of(table, c)) return PN_NO_KERNEL;
     int threads = c->parts > 1 ? pn_reserve() : 1, most = (c->map ? PARTS_EACH : PRODUCTS_EACH) * threads;
     const int64_t alone = 1 + (c->then != NULL);
     *count = threads > 1 && c->span > alone && c->span <= *count ? c->span : alone;
-    if (threads == 1) return run_whole(kernel_of(table, c), c);
+    if (threads == 1) return run_whole(table, c);
     divided d = {table, c, (int)*count, c->parts < most ? c->parts : most, flush_denormals};
     return pn_parallel(run_part, &d, d.parts);
 }

@@ -455,10 +455,12 @@ cdef void divide(pn_call *c, Row row, double work) noexcept:
     """Into parts that are worth it, along the axis that allows the most; a product rather along a short one that keeps
     all threads busy, where each packs a panel or two of its own and reads the other operand as it lies."""
     cdef int axis
-    cdef int64_t most = 1, parts, enough = <int64_t>min(work / PART, 2 * pn_get_num_threads())
+    cdef int64_t most = 1, parts, enough = 0
     cdef bint short_one = False
     if work < 2 * PART:
         return
+    if row.sums:
+        enough = <int64_t>min(work / PART, 2 * pn_get_num_threads())
     for axis in range(c.rank):
         if c.map or row.parts[axis]:
             parts = cut(c, row, axis)
