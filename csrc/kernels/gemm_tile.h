@@ -179,7 +179,7 @@ static const packed_tile_function packed_tiles[TILE_ROWS + 1][TILE_VECS + 1] = {
 INLINE int64_t tile_rows(int64_t left, int64_t most)
 {
     if (left <= most) return left;
-    return left < most + most / 3 ? (left + 1) / 2 : most;
+    return left <= most + most / 3 ? (left + 1) / 2 : most;
 }
 
 /* Columns of the next panel when `left` remain, in a product of m rows: whole vectors while there are any. */
