@@ -135,7 +135,7 @@ class Replay:
         self.plain = gradients is None and numbers == list(range(self.count, self.count + len(outputs)))
         self.free = [make()]
         self.busy = False
-        quick = [e for e in entries if look_at([e])]
+        quick = sorted([e for e in entries if look_at([e])], key=lambda e: id(e.where))      # those at one dict together
         self.others = [e for e in entries if not look_at([e])]
         looks = [*(("tensor", t) for t in tensors), *(("grad", t, array) for t, array in before), *(("keys", t) for t in tables)]
         self.looks = Looks(looks + look_at(quick), MISSING)

@@ -20,6 +20,37 @@ cdef extern from *:
     """
     double seconds_now "pn_seconds"() nogil
 
+# Whether a dict is as it was, without looking into it: its version has not changed. Until Python 3.12 each dict has one;
+# from then on all those that are watched share one, which any change of any of them counts up.
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX < 0x030C0000
+    static void pn_watch(PyObject *dict) { (void)dict; }
+    static uint64_t pn_version(PyObject *dict) { return ((PyDictObject *)dict)->ma_version_tag; }
+    #else
+    static uint64_t pn_changes = 1;
+    static int pn_watcher = -1;
+    static int pn_changed(PyDict_WatchEvent event, PyObject *dict, PyObject *key, PyObject *value)
+    {
+        (void)event, (void)dict, (void)key, (void)value;
+        pn_changes++;
+        return 0;
+    }
+    static void pn_watch(PyObject *dict)
+    {
+        if (pn_watcher < 0) pn_watcher = PyDict_AddWatcher(pn_changed);
+        if (pn_watcher < 0 || PyDict_Watch(pn_watcher, dict) < 0) PyErr_Clear();
+    }
+    static uint64_t pn_version(PyObject *dict)             /* without a watcher it always seems another one */
+    {
+        (void)dict;
+        return pn_watcher < 0 ? ++pn_changes : pn_changes;
+    }
+    #endif
+    """
+    void watch "pn_watch"(PyObject *dict)
+    uint64_t version_of "pn_version"(PyObject *dict)
+
 cdef struct Patch:
     size_t at                    # where in the program's memory a pointer stands
     int64_t offset               # what it points to, in bytes from the start of its root
@@ -71,6 +102,8 @@ cdef struct Look:
     PyObject *name
     PyObject *value              # NULL: nothing
     Py_ssize_t count
+    Py_ssize_t first, after      # of those at the same dict, one after the other: the first, and where the next thing begins
+    uint64_t version, seen       # of the first: the dict's when all of them found what had been there, and when they began
 
 
 cdef bint same_keys(Look *look):
@@ -93,6 +126,7 @@ cdef class Looks:
     """
     def __init__(self, list looks not None, missing):
         cdef Look *look
+        cdef Py_ssize_t first = 0
         cdef TensorBase t
         self.looks, self.count = [(*given, tuple(given[1])) if given[0] == "keys" else given for given in looks], len(looks)
         self.look = malloc(max(self.count, 1) * sizeof(Look))
@@ -115,27 +149,48 @@ cdef class Looks:
                 look.value = <PyObject *>given[2]
             if look.value == <PyObject *>missing:
                 look.value = NULL
+            if look.kind == ITEM or look.kind == KEYS:
+                if i == 0 or (<Look *>self.look)[i - 1].where != look.where:
+                    first = i
+                    watch(look.where)
+                look.first, look.version = first, 0
+                (<Look *>self.look)[first].after = i + 1
 
     def __dealloc__(self):
         free(self.look)
 
     cpdef Py_ssize_t changed(self, Py_ssize_t start) except -2:
-        """The first from `start` on where something else stands now; -1 if there is none."""
-        cdef Py_ssize_t i
+        """The first from `start` on where something else stands now; -1 if there is none. Who then starts at the next one
+        takes what stands there for the same."""
+        cdef Py_ssize_t i = start
+        cdef Look *all = <Look *>self.look
         cdef Look *look
+        cdef Look *first
         cdef TensorBase t
         cdef PyObject *g
-        for i in range(start, self.count):
-            look = &(<Look *>self.look)[i]
-            if look.kind == ITEM:
-                if PyDict_GetItemWithError(look.where, look.name) != look.value:
+        if start > 0 and (all[start - 1].kind == ITEM or all[start - 1].kind == KEYS):
+            first = &all[all[start - 1].first]
+            if first.after == start:
+                first.version = first.seen
+        while i < self.count:
+            look = &all[i]
+            if look.kind == ITEM or look.kind == KEYS:
+                first = &all[look.first]
+                if look == first:
+                    first.seen = version_of(look.where)
+                    if first.seen == first.version:
+                        i = first.after
+                        continue
+                if look.kind == ITEM:
+                    if PyDict_GetItemWithError(look.where, look.name) != look.value:
+                        return i
+                elif PyDict_GET_SIZE(look.where) != look.count or (look.count and not same_keys(look)):
                     return i
+                if first.after == i + 1:
+                    first.version = first.seen
             elif look.kind == TENSOR:
                 t = <TensorBase>look.where
                 if <PyObject *>t.array != look.value or <PyObject *>t._hooks != look.name or t.needs_grad != look.count:
-                    return i
-            elif look.kind == KEYS:
-                if PyDict_GET_SIZE(look.where) != look.count or (look.count and not same_keys(look)):
                     return i
             elif look.kind == LENGTH:
                 if PyList_GET_SIZE(look.where) != look.count:
@@ -148,6 +203,7 @@ cdef class Looks:
                 if (<object>g is not None or look.value != <PyObject *>None) and \
                         (<object>g is None or <PyObject *>(<TensorBase>g).array != look.value):
                     return i
+            i += 1
         return -1
 
 
