@@ -20,35 +20,19 @@ cdef extern from *:
     """
     double seconds_now "pn_seconds"() nogil
 
-# Whether a dict is as it was, without looking into it: its version has not changed. Until Python 3.12 each dict has one;
-# from then on all those that are watched share one, which any change of any of them counts up.
+# A dict's version changes with whatever is in it. Python 3.13 has none, and does not tell who watches a dict of attributes
+# that these were set: there every version is another one, and what is in the dict must be looked at.
 cdef extern from *:
     """
-    #if PY_VERSION_HEX < 0x030C0000
-    static void pn_watch(PyObject *dict) { (void)dict; }
+    #if PY_VERSION_HEX < 0x030D0000
+    #pragma GCC diagnostic push
+    #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
     static uint64_t pn_version(PyObject *dict) { return ((PyDictObject *)dict)->ma_version_tag; }
+    #pragma GCC diagnostic pop
     #else
-    static uint64_t pn_changes = 1;
-    static int pn_watcher = -1;
-    static int pn_changed(PyDict_WatchEvent event, PyObject *dict, PyObject *key, PyObject *value)
-    {
-        (void)event, (void)dict, (void)key, (void)value;
-        pn_changes++;
-        return 0;
-    }
-    static void pn_watch(PyObject *dict)
-    {
-        if (pn_watcher < 0) pn_watcher = PyDict_AddWatcher(pn_changed);
-        if (pn_watcher < 0 || PyDict_Watch(pn_watcher, dict) < 0) PyErr_Clear();
-    }
-    static uint64_t pn_version(PyObject *dict)             /* without a watcher it always seems another one */
-    {
-        (void)dict;
-        return pn_watcher < 0 ? ++pn_changes : pn_changes;
-    }
+    static uint64_t pn_version(PyObject *dict) { static uint64_t looks; (void)dict; return ++looks; }
     #endif
     """
-    void watch "pn_watch"(PyObject *dict)
     uint64_t version_of "pn_version"(PyObject *dict)
 
 cdef struct Patch:
@@ -152,7 +136,6 @@ cdef class Looks:
             if look.kind == ITEM or look.kind == KEYS:
                 if i == 0 or (<Look *>self.look)[i - 1].where != look.where:
                     first = i
-                    watch(look.where)
                 look.first, look.version = first, 0
                 (<Look *>self.look)[first].after = i + 1
 
