@@ -309,20 +309,19 @@ def _arena(calls: list[Call], temporary: dict[int, np.ndarray], split: int) -> t
     for line in life.values():
         if line[0] < split <= line[1]:
             line[1] = len(calls)
-    placed: list[tuple[int, int, int, int]] = []                # start, end, first, last
+    placed = np.empty((4, len(life)), np.int64)                 # start, end, first, last; by the largest first
     offsets: dict[int, int] = {}
-    top = 0
-    for key in sorted(life, key=lambda k: -temporary[k].nbytes):
+    for n, key in enumerate(sorted(life, key=lambda k: -temporary[k].nbytes)):
         first, last = life[key]
         size = max(-(-temporary[key].nbytes // 64) * 64, 64)
-        at = 0
-        for start, end, born, gone in sorted(placed):
-            if born <= last and first <= gone and start < at + size and at < end:
-                at = end
-        offsets[key] = at
-        placed.append((at, at + size, first, last))
-        top = max(top, at + size)
-    return offsets, top
+        starts, ends, born, gone = placed[:, :n]
+        beside = np.flatnonzero((born <= last) & (first <= gone))
+        beside = beside[starts[beside].argsort()]
+        tops = np.maximum.accumulate([0, *ends[beside]])        # of those up to each: the first gap is above one of them
+        gaps = np.flatnonzero(starts[beside] - tops[:-1] >= size)
+        at = offsets[key] = int(tops[gaps[0] if len(gaps) else -1])
+        placed[:, n] = at, at + size, first, last
+    return offsets, int(placed[1].max(initial=0))
 
 
 def _placed(calls: list[Call], recorder: Recorder, lasting: set[int], number: dict[int, int], split: int) -> tuple[list, int]:

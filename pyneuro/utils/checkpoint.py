@@ -43,7 +43,7 @@ def checkpoint(function: Callable, *args: Any, use_reentrant: bool | None = None
     if not is_grad_enabled():
         return function(*args, **kwargs)
     places = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
-    counter = default_generator.counter.copy()
+    begin = default_generator.get_state()
 
     def call(inputs: list) -> Any:
         given = list(args)
@@ -65,14 +65,14 @@ def checkpoint(function: Callable, *args: Any, use_reentrant: bool | None = None
 
     def run(tensors: list) -> tuple:
         """Again, on these inputs; the other leaves are themselves."""
-        now = default_generator.counter.copy()
+        now = default_generator.get_state()
         if preserve_rng_state:
-            default_generator.counter[:] = counter
+            default_generator.set_state(begin)
         try:
             again = call(tensors[:len(places)])[1]
         finally:
             if preserve_rng_state:
-                default_generator.counter[:] = now
+                default_generator.set_state(now)
         return again, [*tensors[:len(places)], *others]
 
     made = Recomputed.apply(run, outputs, *[args[i] for i in places], *others)
