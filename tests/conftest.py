@@ -25,10 +25,13 @@ def rng(request):
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """Every test begins with the same seed, and leaves grad mode, default dtype and backend as it found them."""
+    """Every test begins with the same seed, and leaves grad mode, default dtype and backend as it found them. The number of
+    threads is put back."""
     pn.manual_seed(0)
-    before = pn.is_grad_enabled(), pn.get_default_dtype(), pn.current_backend()
+    before, threads = (pn.is_grad_enabled(), pn.get_default_dtype(), pn.current_backend()), pn.get_num_threads()
     yield
+    if pn.get_num_threads() != threads:
+        pn.set_num_threads(threads)
     assert (pn.is_grad_enabled(), pn.get_default_dtype(), pn.current_backend()) == before
 
 

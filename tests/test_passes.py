@@ -111,20 +111,15 @@ def test_derivatives_follow_products(on, activation, dtype, sizes, batch):
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
 def test_followers_have_the_same_bits_on_any_number_of_threads(threads):
-    before = pn.get_num_threads()
-    try:
-        pn.set_num_threads(1)
-        alone, _ = steps("silu", "float32", (200, 520, 300, 10), 64, ())
-        pn.set_num_threads(threads)
-        assert steps("silu", "float32", (200, 520, 300, 10), 64, ())[0] == alone
-    finally:
-        pn.set_num_threads(before)
+    pn.set_num_threads(1)
+    alone, _ = steps("silu", "float32", (200, 520, 300, 10), 64, ())
+    pn.set_num_threads(threads)
+    assert steps("silu", "float32", (200, 520, 300, 10), 64, ())[0] == alone
 
 
 @pytest.mark.parametrize("sizes, batch", [((784, 256, 128, 10), 64), ((300, 300, 300, 7), 100), ((256, 256, 256, 256), 33)])
 def test_a_thread_takes_its_rows_through_products_to_the_same_bits(sizes, batch):
     """Also where it must do a part of them alone, because the workers are another thread's."""
-    before = pn.get_num_threads()
     x, over = pn.ones(600, 600), threading.Event()
 
     def others():
@@ -147,46 +142,37 @@ def test_a_thread_takes_its_rows_through_products_to_the_same_bits(sizes, batch)
         over.set()
         if other.ident:
             other.join()
-        pn.set_num_threads(before)
 
 
 @pytest.mark.skipif(not BACKENDS[1:], reason="no native kernels here")
 def test_products_by_rows_are_whole_calls_where_they_run_apart():
     """As where the workers come free in the middle of a run: each with what follows it, once."""
-    before = pn.get_num_threads()
-    try:
-        pn.set_num_threads(2)
-        _, plan = steps("tanh", "float32", (300, 300, 300, 7), 100, ())
-        program, calls = plan.replay.free[-1], plan.calls
-        end = max(i for i, c in enumerate(calls) if c.kernel == "dense_grad_w") + 1
-        starts = [i for i in range(end) if calls[i].follows < 0] + [end]
-        found = []
-        for cuts in [0, end], starts:
-            for first, last in pairwise(cuts):
-                program.run(first, last)
-            found.append(bits([b for c in calls[:end] if c.kernel == "dense_grad_w" for b in c.bufs[2:]]))
-        assert found[0] == found[1]
-    finally:
-        pn.set_num_threads(before)
+    _, plan = steps("tanh", "float32", (300, 300, 300, 7), 100, ())
+    program, calls = plan.replay.free[-1], plan.calls
+    end = max(i for i, c in enumerate(calls) if c.kernel == "dense_grad_w") + 1
+    starts = [i for i in range(end) if calls[i].follows < 0] + [end]
+    found = []
+    for threads, cuts in (1, [0, end]), (2, [0, end]), (1, starts), (2, starts):
+        for first, last in pairwise(cuts):
+            pn.set_num_threads(threads)                         # also ends what rest there is for workers that came late
+            program.run(first, last)
+        found.append(bits([b for c in calls[:end] if c.kernel == "dense_grad_w" for b in c.bufs[2:]]))
+    assert found == found[:1] * 4
 
 
 @pytest.mark.parametrize("threads", [2, 5])
 def test_rows_that_are_read_on_keep_their_memory_while_others_are_behind(threads):
     """Without gradients a layer's result may lie where that of the layer before last was."""
-    before = pn.get_num_threads()
     pn.manual_seed(0)
     deep = nn.Sequential(*[nn.Linear(256, 256) for _ in range(6)])
     x = pn.randn(64, 256)
-    try:
-        with pn.no_grad():
-            pn.set_num_threads(1)
-            alone = bits([deep(x).numpy()])
-            pn.set_num_threads(threads)
-            compiled = pn.compile(deep)
-            assert all(bits([compiled(x).numpy()]) == alone for _ in range(50))
-            assert sum(c.rows for c in compiled.plan(x).calls) == 5
-    finally:
-        pn.set_num_threads(before)
+    with pn.no_grad():
+        pn.set_num_threads(1)
+        alone = bits([deep(x).numpy()])
+        pn.set_num_threads(threads)
+        compiled = pn.compile(deep)
+        assert all(bits([compiled(x).numpy()]) == alone for _ in range(50))
+        assert sum(c.rows for c in compiled.plan(x).calls) == 5
 
 
 @each_backend

@@ -24,13 +24,6 @@ SIZES = {"z": 9, "m": 500, "k": 60, "n": 150, "a": 20, "b": 150, "c": 20, "v": 6
 COUNTS = (1, 2, 3, 5)
 
 
-@pytest.fixture(autouse=True)
-def as_many_as_before():
-    before = pn.get_num_threads()
-    yield
-    pn.set_num_threads(before)
-
-
 def extents(kernel, sizes=SIZES, line=150_000):
     return {letter: sizes[letter] for letter in KERNELS[kernel].letters} | {"...": line}
 
