@@ -39,7 +39,21 @@ from .kernels import (
 )
 from .nn.module import HOOKS, Module
 from .passes import PASSES, Call, Span, root_of, shortened, start_of, together
-from .replay import MISSING, PLAIN, Argument, Entry, Latest, Lease, Output, Quick, Replay, look_at, rebuilt, span
+from .replay import (
+    MISSING,
+    PLAIN,
+    Argument,
+    Entry,
+    Latest,
+    Lease,
+    Output,
+    Quick,
+    Replay,
+    look_at,
+    nested,
+    rebuilt,
+    span,
+)
 from .surroundings import Surroundings, assigned
 from .tensor import Tensor, as_tensor, get_default_dtype, wrap
 
@@ -653,21 +667,19 @@ def _flatten(value: Any, tensors: list) -> Any:
     if isinstance(value, np.ndarray):
         tensors.append(as_tensor(value))
         return np.ndarray
-    if isinstance(value, (tuple, list)):
-        return type(value), tuple([_flatten(v, tensors) for v in value])
-    if isinstance(value, dict):
-        return dict, tuple([(k, _flatten(v, tensors)) for k, v in value.items()])
     if isinstance(value, PLAIN):
         return type(value), repr(value) if type(value) is float else value
-    return _Held(value)
+    if not nested(value):
+        return _Held(value)
+    if isinstance(value, dict):
+        return type(value), tuple([(k, _flatten(v, tensors)) for k, v in value.items()])
+    return type(value), tuple([_flatten(v, tensors) for v in value])
 
 
 def _objects(value: Any) -> list:
     """Arguments whose attributes a function may read."""
-    if isinstance(value, (tuple, list)):
-        return [o for v in value for o in _objects(v)]
-    if isinstance(value, dict):
-        return _objects(list(value.values()))
+    if nested(value):
+        return [o for v in (value.values() if isinstance(value, dict) else value) for o in _objects(v)]
     return [] if isinstance(value, (Tensor, np.ndarray, *PLAIN)) else [value]
 
 
@@ -806,12 +818,17 @@ class Compiled(Quick):
         try:
             with recorder.at_work():
                 given, named = rebuilt((args, kwargs), iter(aliases))
+                seen = _flatten((given, named), [])
                 result = self.fn(*given, **named)
             if recorder.refused is not None:
                 raise recorder.refused
             if (is_grad_enabled(), get_default_dtype()) != modes:
                 raise NotRecordable(f"{self.name} leaves another grad mode or default dtype behind; a replay would not: "
                                     "use `with no_grad():` and the like")
+            left: list[Any] = []
+            if _flatten((given, named), left) != seen or any(t is not a for t, a in zip(left, aliases)):
+                raise NotRecordable(f"{self.name} changes a list or dict that it is given; a replay would not: return what it "
+                                    "puts there")
             entries = recorder.surroundings.entries
             for e in entries + [e for s in recorder.modules.values() for e in s.entries]:
                 if not e.holds():
@@ -863,11 +880,8 @@ def _outputs(result: Any) -> Iterator[Any]:
         yield result
     elif isinstance(result, np.ndarray):
         raise NotRecordable("a compiled function returns an array, which a replay would not fill again: return the tensor")
-    elif isinstance(result, (tuple, list)):
-        for r in result:
-            yield from _outputs(r)
-    elif isinstance(result, dict):
-        for r in result.values():
+    elif nested(result):
+        for r in result.values() if isinstance(result, dict) else result:
             yield from _outputs(r)
     elif not isinstance(result, PLAIN):
         raise NotRecordable(f"a compiled function returns tensors, numbers, and tuples, lists or dicts of them, "

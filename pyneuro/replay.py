@@ -6,6 +6,7 @@ This is what a replayed step costs beside its arithmetic.
 """
 
 from collections.abc import Iterator
+from copy import copy
 from types import CellType
 from typing import Any, NamedTuple
 
@@ -335,13 +336,22 @@ def rebuilt(value: Any, tensors: Iterator) -> Any:
     """value with the next of the tensors for each of its own."""
     if isinstance(value, (Tensor, np.ndarray)):
         return next(tensors)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*[rebuilt(v, tensors) for v in value])
-    if isinstance(value, (tuple, list)):
-        return type(value)([rebuilt(v, tensors) for v in value])
+    if not nested(value):
+        return value
     if isinstance(value, dict):
-        return {k: rebuilt(v, tensors) for k, v in value.items()}
-    return value
+        items = {k: rebuilt(v, tensors) for k, v in value.items()}
+        if type(value) is dict:
+            return items
+        other = copy(value)
+        other.update(items)
+        return other
+    parts = [rebuilt(v, tensors) for v in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+
+
+def nested(value: Any) -> bool:
+    """Whether it is a tuple, list or dict, and no more than its elements."""
+    return type(value) in (tuple, list, dict) or (isinstance(value, (tuple, list, dict)) and not getattr(value, "__dict__", None))
 
 
 def span(array: np.ndarray) -> tuple[int, int]:

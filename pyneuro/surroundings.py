@@ -16,6 +16,10 @@ from .replay import MISSING, PLAIN, Entry, Items
 from .tensor import Tensor
 
 MOST = 256                               # elements of a list or dict that are looked through; of longer ones only the number
+# Methods that code calls without their names are looked at, but for those by which objects are made, shown, compared and kept.
+_ASIDE = frozenset(f"__{name}__" for name in (
+    "init", "new", "post_init", "init_subclass", "class_getitem", "set_name", "del", "repr", "str", "format", "dir", "eq", "hash",
+    "reduce", "reduce_ex", "getstate", "setstate", "sizeof", "copy", "deepcopy", "replace"))
 _OURS = frozenset(sys.stdlib_module_names) | {"pyneuro", "numpy"}
 
 
@@ -39,6 +43,16 @@ def _named(fn: Any, *prefixes: str) -> set[str]:
 def assigned(fn: Any) -> set[str]:
     """Names outside the function that it assigns to."""
     return _named(fn, "STORE_GLOBAL", "DELETE_GLOBAL") | (_named(fn, "STORE_DEREF") & set(fn.__code__.co_freevars))
+
+
+class Slots:
+    """Those of an object, to be asked as its dict would be."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    def get(self, name: str, default: Any) -> Any:
+        return getattr(self.owner, name, default)
 
 
 class Surroundings:
@@ -96,8 +110,11 @@ class Surroundings:
                 self._objects.append(value)
         elif hasattr(value, "__wrapped__") and not isinstance(value, Module):
             self._todo.append(value.__wrapped__)
-        elif isinstance(getattr(value, "__dict__", None), dict):
+        elif isinstance(getattr(value, "__dict__", None), dict) or not installed(type(value).__module__):
             self._objects.append(value)
+            self._todo += [member for cls in type(value).__mro__ if not installed(cls.__module__)
+                           for name, member in cls.__dict__.items()
+                           if name.startswith("__") and name not in _ASIDE and isinstance(member, types.FunctionType)]
             if isinstance(value, Module):
                 self.modules.append(value)
                 self._todo += [*value._parameters.values(), *value._buffers.values(), *value._modules.values(),
@@ -114,6 +131,7 @@ class Surroundings:
             except ValueError:                                     # not bound yet
                 continue
         self._todo += [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
+        self._objects.append(fn)
         self._names |= _named(fn, "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")
         if _named(fn, "LOAD_GLOBAL") & {"getattr", "hasattr"}:
             self._asked |= {c for code in _codes(fn.__code__) for c in code.co_consts if isinstance(c, str) and c.isidentifier()}
@@ -129,22 +147,26 @@ class Surroundings:
         """An attribute as it would be found: in the object, or else in a class of the user's."""
         label = getattr(owner, "__name__", type(owner).__name__)
         classes = owner.__mro__ if isinstance(owner, type) else type(owner).__mro__
+        own = None if isinstance(owner, type) else getattr(owner, "__dict__", None)
         if not isinstance(owner, type):
-            own = owner.__dict__
-            if name in own:
+            if own is not None and name in own:
                 self._note(own, name, own[name], label)
                 return
             if isinstance(owner, types.ModuleType):
                 return
         for cls in classes:
             if name in cls.__dict__:
-                if not installed(cls.__module__):
-                    self._note(cls.__dict__, name, cls.__dict__[name], label)
-                    if not isinstance(owner, type):
-                        self.entries.append(Entry(owner.__dict__, name, MISSING, label))
+                if installed(cls.__module__):
+                    return
+                self._note(cls.__dict__, name, cls.__dict__[name], label)
+                if isinstance(cls.__dict__[name], types.MemberDescriptorType) and not isinstance(owner, type):
+                    slots = Slots(owner)
+                    self._note(slots, name, slots.get(name, MISSING), label)
+                elif own is not None:
+                    self.entries.append(Entry(own, name, MISSING, label))
                 return
-        if name in self._asked and isinstance(owner.__dict__, dict):
-            self.entries.append(Entry(owner.__dict__, name, MISSING, label))
+        if name in self._asked and own is not None:
+            self.entries.append(Entry(own, name, MISSING, label))
 
     def _note(self, where: Any, name: Any, value: Any, label: str) -> None:
         self.entries.append(Entry(where, name, value, label))

@@ -7,6 +7,7 @@ import copy
 import os
 import pickle
 import threading
+from collections import OrderedDict
 
 import hypothesis
 import numpy as np
@@ -291,6 +292,22 @@ def test_dropout_draws_the_masks_that_eager_draws(on):
     again = bits(draw(x))
     default_generator.set_state(state)
     assert bits(draw(x)) == again
+
+
+@each_backend
+def test_a_checkpoint_draws_again_what_it_drew(on):
+    x = vector(*range(1, 20), grad=True)
+
+    @pn.compile
+    def step():
+        y = pn.utils.checkpoint.checkpoint(F.dropout, x * 2, 0.5)
+        return y, grad((y * y).sum(), x)[0]
+
+    runs = []
+    for fn in step.fn, step:
+        pn.manual_seed(1)
+        runs.append([bits(fn()) for _ in range(3)])
+    assert runs[0] == runs[1]
 
 
 def accumulating(world):
@@ -969,6 +986,27 @@ def test_closures_rebound():
             assert bits(compiled(x)) == bits(fn(x))
 
 
+class Bounds:
+    __slots__ = ("high",)
+
+    def __init__(self):
+        self.high = 3.0
+
+
+class Scaled:
+    rate = 2.0
+
+    def __call__(self, x):
+        return x * self.rate
+
+
+def stretch(x):
+    return x * stretch.by
+
+
+stretch.by = 1.5
+
+
 class Net(nn.Module):
     """Reads what its forward names."""
 
@@ -978,13 +1016,14 @@ class Net(nn.Module):
         super().__init__()
         self.inner = nn.Linear(4, 3)
         self.sizes, self.settings = [1.0, 2.0], Settings()
+        self.bounds, self.scaled = Bounds(), Scaled()
         self.register_buffer("shift", pn.ones(3))
 
     def half(self, x):
         return x * self.settings.scale + self.sizes[0]
 
     def forward(self, x):
-        return self.half(self.inner(x)) * SCALE * self.factor + self.shift
+        return self.scaled(self.half(self.inner(x)).clamp(max=self.bounds.high) * SCALE * self.factor + self.shift) * stretch(2)
 
 
 SCALE = 1.0
@@ -994,6 +1033,9 @@ NET_CHANGES = {
     "an attribute": lambda net: setattr(net, "factor", 6.0),
     "a list": lambda net: net.sizes.__setitem__(0, 4.0),
     "a setting": lambda net: setattr(net.settings, "scale", 4.0),
+    "a slot": lambda net: setattr(net.bounds, "high", 0.5),
+    "an object that is called": lambda net: setattr(net.scaled, "rate", 0.5),
+    "an attribute of a function": lambda net: setattr(stretch, "by", 0.5),
     "settings": lambda net: setattr(net, "settings", type("S", (), {"scale": 7.0})()),
     "a buffer": lambda net: setattr(net, "shift", pn.zeros(3)),
     "a buffer in place": lambda net: net.shift.add_(1),
@@ -1008,7 +1050,7 @@ NET_CHANGES = {
 def test_what_a_forward_reads(row):
     net, (x, _) = Net(), batch(0)
     compiled, within = pn.compile(net), pn.compile(lambda x: net(x) * 2)
-    before = SCALE, Net.factor
+    before = SCALE, Net.factor, stretch.by
     try:
         for change in (lambda net: None, row):
             change(net)
@@ -1016,7 +1058,7 @@ def test_what_a_forward_reads(row):
                 assert bits(compiled(x)) == bits(net(x))
                 assert bits(within(x)) == bits(net(x) * 2)
     finally:
-        globals()["SCALE"], Net.factor = before
+        globals()["SCALE"], Net.factor, stretch.by = before
 
 
 def test_methods_and_the_attributes_of_their_objects():
@@ -1076,6 +1118,19 @@ def test_other_arguments(row, on):
         return x * y + y / (x + 1)
 
     same_as_eager(fn, row[0](), row[1]())
+
+
+def test_lists_and_dicts_are_given_and_returned_as_what_they_are():
+    def fn(given):
+        return type(given)(a=given["a"] * 2) if isinstance(given, OrderedDict) else {"a": given["a"] * 3}
+
+    compiled, x = pn.compile(fn), vector(1, 2)
+    for given in (OrderedDict(a=x), {"a": x}) * 2:
+        found, want = compiled(given), fn(given)
+        assert type(found) is type(want) and bits(found["a"]) == bits(want["a"])
+    for change in (lambda given: given.update(b=x), lambda given: given.update(a=given["a"] * 1), lambda given: given.pop("a")):
+        with pytest.raises(NotRecordable, match="changes a list or dict that it is given"):
+            pn.compile(lambda given, change=change: (change(given), x)[1])({"a": x, "c": 1})
 
 
 def test_arguments_that_require_grad():
