@@ -116,7 +116,7 @@ class Recorder:
         for slot, b in zip(call.spec.slots, bufs):
             if slot.written and isinstance(b, np.ndarray):
                 root = root_of(b)
-                if recorder_of(root) is not self and id(root) not in self.before:
+                if recorder_of(root) is not self and root.flags.writeable and id(root) not in self.before:
                     self.before[id(root)] = root, root.copy(order="K")
         self.inner.run(kernel, bufs, attrs)
         self.calls.append(call)

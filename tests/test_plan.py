@@ -1429,7 +1429,7 @@ def test_results_are_what_they_were_on_the_next_call():
 
 @pytest.mark.parametrize("steps", [0, 2], ids=["at first", "later"])
 @each_backend
-@pytest.mark.parametrize("how", ["exception", "read", "label"])
+@pytest.mark.parametrize("how", ["exception", "read", "label", "write"])
 def test_a_failed_recording_restores_everything(steps, how, on):
     pn.manual_seed(1)
     world = World(False, lambda: mlp(dropout=0.5), lambda p: optim.Adam(p, lr=0.1), F.cross_entropy, usual_step)
@@ -1446,12 +1446,15 @@ def test_a_failed_recording_restores_everything(steps, how, on):
             raise KeyError("wrong")
         if how == "read":
             loss.item()
+        if how == "write":
+            fixed.add_(1)
         return F.cross_entropy(model(x), y + 2)
 
+    fixed = pn.from_numpy(laid_out(np.ones(2, np.float32), "read-only"))
     before, versions = world.state(), [p._version for p in model.parameters()]
     compiled = pn.compile(step)
     for _ in range(2):
-        with pytest.raises({"exception": KeyError, "read": NotRecordable, "label": IndexError}[how]):
+        with pytest.raises({"exception": KeyError, "read": NotRecordable, "label": IndexError, "write": ValueError}[how]):
             compiled(*batch(0))
         assert world.state() == before
     assert [p._version for p in model.parameters()] >= versions
