@@ -89,7 +89,12 @@ class Recorder:
     """A backend that runs each call on another one and keeps it. `with Recorder(inner) as r:` records this thread."""
 
     def __init__(self, inner: Any) -> None:
-        self.inner, self.name, self.surroundings = inner, inner.name, Surroundings()
+        self.inner, self.name = inner, inner.name
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of everything: by way of arrays, which Python's collector does not look through, it leads back here."""
+        self.surroundings = Surroundings()
         self.refused: NotRecordable | None = None              # the first reason, which the function may not have let out
         self.versions: dict[int, tuple[Any, int]] = {}         # storages that were there before, and their versions
         self.optimizers: dict[int, tuple] = {}
@@ -810,6 +815,12 @@ class Compiled(Quick):
                           "from now on it runs as it is", RuntimeWarning, stacklevel=4)
             return None, None
         recorder = Recorder(current_backend())
+        try:
+            return self._recorded(recorder, key, args, kwargs, tensors)
+        finally:
+            recorder.forget()
+
+    def _recorded(self, recorder: Recorder, key: Any, args: tuple, kwargs: dict, tensors: list) -> tuple[Any, Any]:
         recorder.surround(self.fn, *self.also, *_objects((args, kwargs)))
         modes = is_grad_enabled(), get_default_dtype()
         aliases = [_stand_in(t) for t in tensors]

@@ -4,9 +4,11 @@
 Most tests run twins: the same small world twice, one with its step compiled, and compare all that there is to see.
 """
 import copy
+import gc
 import os
 import pickle
 import threading
+import weakref
 from collections import OrderedDict
 
 import hypothesis
@@ -1947,6 +1949,36 @@ def test_deep_copies_have_plans_of_their_own():
     assert bits(other(batch(0)[0])) == bits(other.module(batch(0)[0])) != bits(model(batch(0)[0]))
     with pytest.raises(TypeError, match="cannot be pickled"):
         copy.deepcopy(compiled.plan(x))
+
+
+@pytest.mark.parametrize("how", ["forward", "backward", "step", "failed"])
+def test_plans_and_what_they_hold_are_collected(how):
+    """Python's collector does not look through arrays."""
+    def run():
+        model = mlp()
+        optimizer, (x, y) = adam(model.parameters()), batch(0)
+
+        def step(x, y):
+            loss = F.cross_entropy(model(x), y)
+            if how == "step":
+                loss.backward()
+                optimizer.step()
+            return loss.item() if how == "failed" else loss
+
+        compiled = pn.compile(step)
+        if how == "failed":
+            with pytest.raises(NotRecordable):
+                compiled(x, y)
+        else:
+            results = [compiled(x, y) for _ in range(3)]
+            if how == "backward":
+                results[1].backward()
+            model.compiled = compiled                           # a cycle
+        return [weakref.ref(held) for held in (model, model[0].weight, compiled)]
+
+    refs = run()
+    gc.collect()
+    assert [ref() for ref in refs] == [None] * 3
 
 
 def test_what_compile_takes():
