@@ -133,8 +133,17 @@ class Recorder:
         for leaf, grad, _ in self.grads.values():
             leaf._grad = grad
 
-    def restore_optimizers(self) -> None:
-        """Take away the state that began in a recording that failed."""
+    def noted(self) -> list:
+        """All that Python read, as it was."""
+        return [*self.surroundings.entries, *[e for s in self.modules.values() for e in s.entries]]
+
+    def put_back(self) -> None:
+        """After a recording that failed: let stand what stood where, and take away what optimizers' state began in it."""
+        for e in self.noted():
+            if not e.holds():
+                e.put_back()
+        for module in self.modules.values():
+            module.remove_others()
         for optimizer, state, cohorts, sizes in self.optimizers.values():
             optimizer.state.clear()
             for p, (own, values) in state.items():
@@ -209,6 +218,12 @@ class _Snapshot:
 
     def hooks_hold(self) -> bool:
         return all(tuple(h) == keys for h, keys in self.hooks)
+
+    def remove_others(self) -> None:
+        """Hooks, parameters and parts that are new."""
+        for table, keys in self.hooks:
+            for key in set(table).difference(keys):
+                del table[key]
 
 
 class _Step:
@@ -841,7 +856,7 @@ class Compiled(Quick):
                 raise NotRecordable(f"{self.name} changes a list or dict that it is given; a replay would not: return what it "
                                     "puts there")
             entries = recorder.surroundings.entries
-            for e in entries + [e for s in recorder.modules.values() for e in s.entries]:
+            for e in recorder.noted():
                 if not e.holds():
                     raise NotRecordable(f"{e.owner}: {e.name or 'a variable'} changes while {self.name} is recorded; "
                                         "a replay would not change it")
@@ -859,7 +874,7 @@ class Compiled(Quick):
             plan = _plan(self.name, recorder, tensors, aliases, result, entries, versions, self.options)
         except BaseException as error:
             recorder.restore()
-            recorder.restore_optimizers()
+            recorder.put_back()
             _forget(recorder, ())
             if recorder.refused is not None and error is not recorder.refused and isinstance(error, Exception):
                 raise recorder.refused from error

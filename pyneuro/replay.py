@@ -56,18 +56,28 @@ class Entry(NamedTuple):
     def holds(self) -> bool:
         return same(self.now(), self.value)
 
+    def put_back(self) -> None:
+        """Let it stand there again, but in a class."""
+        if type(self.where) is CellType:
+            self.where.cell_contents = self.value
+        elif isinstance(self.where, dict):
+            if self.value is MISSING:
+                self.where.pop(self.name, None)
+            else:
+                self.where[self.name] = self.value
+
 
 class Items(NamedTuple):
-    """What was in a list or dict when it was recorded, or of a long one only how much."""
+    """What was in a list, dict or set when it was recorded, or of a long one only how much."""
 
     where: Any
     name: str
-    value: tuple
+    value: tuple | int
     owner: str
 
     @classmethod
     def of(cls, where: Any, most: int) -> "Items":
-        elements = cls.elements(where) if len(where) <= most else (len(where),)
+        elements = cls.elements(where) if len(where) <= most else len(where)
         return cls(where, f"a {type(where).__name__}", elements, "what it names")
 
     @staticmethod
@@ -75,10 +85,21 @@ class Items(NamedTuple):
         return (*where, *where.values()) if isinstance(where, dict) else tuple(where)
 
     def holds(self) -> bool:
-        if len(self.value) == 1 and len(self.where) > 1:
-            return self.value == (len(self.where),)
+        if isinstance(self.value, int):
+            return len(self.where) == self.value
         now = self.elements(self.where)
         return len(now) == len(self.value) and all(map(same, now, self.value))
+
+    def put_back(self) -> None:
+        """Let them be in it again, but in a long one."""
+        if isinstance(self.value, int):
+            return
+        elements, half = self.value, len(self.value) // 2
+        self.where.clear()
+        if isinstance(self.where, dict):
+            self.where.update(zip(elements[:half], elements[half:]))
+        else:
+            (self.where.update if isinstance(self.where, set) else self.where.extend)(elements)
 
 
 def look_at(entries: list) -> list:

@@ -1017,12 +1017,12 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.inner = nn.Linear(4, 3)
-        self.sizes, self.settings = [1.0, 2.0], Settings()
+        self.sizes, self.settings, self.powers = [1.0, 2.0], Settings(), [2]
         self.bounds, self.scaled = Bounds(), Scaled()
         self.register_buffer("shift", pn.ones(3))
 
     def half(self, x):
-        return x * self.settings.scale + self.sizes[0]
+        return x * self.settings.scale + self.sizes[0] * sum(self.powers)
 
     def forward(self, x):
         return self.scaled(self.half(self.inner(x)).clamp(max=self.bounds.high) * SCALE * self.factor + self.shift) * stretch(2)
@@ -1034,6 +1034,7 @@ NET_CHANGES = {
     "an attribute of the class": lambda net: setattr(Net, "factor", 5.0),
     "an attribute": lambda net: setattr(net, "factor", 6.0),
     "a list": lambda net: net.sizes.__setitem__(0, 4.0),
+    "a list of another length": lambda net: net.powers.__setitem__(slice(None), [3, 4]),
     "a setting": lambda net: setattr(net.settings, "scale", 4.0),
     "a slot": lambda net: setattr(net.bounds, "high", 0.5),
     "an object that is called": lambda net: setattr(net.scaled, "rate", 0.5),

@@ -87,6 +87,27 @@ def test_it_is_the_loop_by_hand(on, data, batch_size, middle):
     assert history.history == {"loss": losses} and history.epoch == [0, 1, 2]
 
 
+class Counting(nn.Module):
+    """Every call is another one, by something that Python keeps."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.inner, self.count, self.calls, self.seen = network(), count, 0, []
+        self.register_buffer("before", pn.zeros(1))
+
+    def forward(self, x):
+        self.count(self)
+        return self.inner(x) * (1 + 0.01 * (self.calls + len(self.seen) + self.before))
+
+
+@pytest.mark.parametrize("count", [lambda m: setattr(m, "calls", m.calls + 1), lambda m: m.seen.append(m.before),
+                                   lambda m: setattr(m, "before", m.before + 1)], ids=["a number", "a list", "a buffer"])
+def test_what_cannot_be_replayed_begins_anew_without(data, count):
+    model, losses = by_hand(*data, epochs=2, batch_size=2, model=Counting(count))
+    fitted, history = trained(*data, epochs=2, batch_size=2, model=Counting(count))
+    assert same(model, fitted) and history.history == {"loss": losses}
+
+
 def test_without_a_seed_the_default_generator_decides(data):
     runs = []
     for seed in (5, 5, 6):
