@@ -247,6 +247,13 @@ class _Step:
         ]
         return look_at(entries) + [("length", found) for found in self.lists]
 
+    @property
+    def entries(self) -> list[Entry]:
+        """The state of each parameter."""
+        found = [(p, self.state[p]) for p in self.active]
+        return [Entry(self.state, p, own, "") for p, own in found] + [
+            Entry(own, name, value, "") for _, own in found for name, value in own.items()]
+
     def changed_meanwhile(self) -> bool:
         return self.recorded.changed(0) >= 0
 
@@ -424,7 +431,7 @@ class Plan:
         self.replay = Replay(
             backend=self.backend,
             arguments=[Argument(a.array, bool(t.needs_grad), _first(args, t)) for t, a in zip(args, aliases)],
-            entries=entries + [e for s in modules for e in s.entries],
+            entries=entries + [e for m in modules for e in m.entries] + [e for s in steps for e in s.entries],
             tensors=list(tensors.values()),
             before=[(leaf, None if grad is None else grad.array) for leaf, grad, used in recorder.grads.values() if used],
             tables=[table for s in modules for table, _ in s.hooks] + [t._hooks for t in tensors.values() if t._hooks],

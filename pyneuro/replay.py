@@ -5,6 +5,7 @@
 This is what a replayed step costs beside its arithmetic.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from copy import copy
 from types import CellType
@@ -105,7 +106,7 @@ class Items(NamedTuple):
 def look_at(entries: list) -> list:
     """The entries of dicts and cells as what Looks takes; others are no quick look."""
     return [("cell", e.where, e.value) if type(e.where) is CellType else ("item", e.where, e.name, e.value)
-            for e in entries if type(e) is Entry and type(e.where) in (dict, CellType)]
+            for e in entries if type(e) is Entry and type(e.where) in (dict, defaultdict, CellType)]
 
 
 class Argument:

@@ -124,7 +124,9 @@ cdef class Looks:
                 self.looks[i] = given = (*given, t.array, t._hooks)
                 look.value, look.name, look.count = <PyObject *>given[2], <PyObject *>given[3], t.needs_grad
             elif look.kind == ITEM:
-                look.where, look.name, look.value = <PyObject *><dict?>given[1], <PyObject *>given[2], <PyObject *>given[3]
+                if not isinstance(given[1], dict):
+                    raise TypeError(f"an item is looked for in a dict, not in a {type(given[1]).__name__}")
+                look.name, look.value = <PyObject *>given[2], <PyObject *>given[3]
             elif look.kind == KEYS:
                 look.where, look.value, look.count = <PyObject *><dict?>given[1], <PyObject *>given[2], len(given[2])
             elif look.kind == LENGTH:
