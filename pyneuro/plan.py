@@ -249,10 +249,10 @@ class _Step:
 
     @property
     def entries(self) -> list[Entry]:
-        """The state of each parameter."""
+        """The state of each parameter; what cohorts share stands in their numbers."""
         found = [(p, self.state[p]) for p in self.active]
         return [Entry(self.state, p, own, "") for p, own in found] + [
-            Entry(own, name, value, "") for _, own in found for name, value in own.items()]
+            Entry(own, name, value, "") for _, own in found for name, value in own.items() if name not in self.optimizer.shared]
 
     def changed_meanwhile(self) -> bool:
         return self.recorded.changed(0) >= 0
