@@ -20,7 +20,7 @@ enum {
     LINE = 64 / sizeof(T),           /* elements of a cache line */
     SWEEP_ROWS = 4,                  /* rows of b in a sweep, see sweep_rows */
     SWEEP_COLUMNS = 8192 / sizeof(T),
-    SWEEP_BYTES = 512 * 1024,        /* of b that the tiles of few rows read as well */
+    SWEEP_BYTES = 512 * 1024,        /* of b that the tiles of few rows, but more than one, read as well */
     BLOCK_ROWS = 336,                /* most rows of a block of a that is not packed */
     BLOCK_BYTES = (PN_WIDTH == 64 ? 288 : 144) * 1024,    /* of packed a: it has not the L2 cache to itself */
     PANEL_BYTES = 1024 * 1024,       /* of packed b that several blocks of a meet */
@@ -91,7 +91,7 @@ static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t 
 
     int64_t bytes_a = g.m * k * (int64_t)sizeof(T), bytes_b = k * g.n * (int64_t)sizeof(T);
     g.few = g.m <= FEW && g.bj != 1 && g.bp == 1 && k > 0;
-    g.sweep = g.m <= FEW && g.bj == 1 && bytes_b > SWEEP_BYTES;
+    g.sweep = g.m <= FEW && g.bj == 1 && (bytes_b > SWEEP_BYTES || g.m == 1 || (g.m < FEW && g.n % LANES));
     if (g.sweep) g.buffer_elements = FEW * SWEEP_COLUMNS;
     else if (g.few && g.ap != 1) g.buffer_elements = g.m * k;
     if (g.few || g.sweep) return g;
@@ -227,8 +227,9 @@ INLINE void sweep_terms(int m, int terms, const gemm_plan *g, const T *a, const 
     if (j < n) sweep_vector(m, terms, s, row, j, n - j, sum, first);
 }
 
-/* c = a b for m <= FEW rows of a and a large b, whose unit stride is along n: tiles would jump from row to row of it.
-   A few rows are read together from end to end, and the chains wait in the L1 cache. */
+/* c = a b for m <= FEW rows of a and a b whose unit stride is along n: tiles would jump from row to row of it, and want
+   it packed where columns are no whole vectors. A few rows are read together from end to end, and the chains wait in the
+   L1 cache. */
 INLINE void sweep_rows(int m, const gemm_plan *g, const T *a, const T *b, T *c, T *sum)
 {
     for (int64_t j = 0; j < g->n; j += SWEEP_COLUMNS, b += SWEEP_COLUMNS, c += SWEEP_COLUMNS * g->cj) {
