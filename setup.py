@@ -12,9 +12,11 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from Cython.Build import cythonize
 from Cython.Compiler.Errors import CompileError as CythonError
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -31,7 +33,7 @@ DEBUG, WERROR = (os.environ.get(f"PYNEURO_{name}", "0") not in ("", "0") for nam
 SANITIZE = os.environ.get("PYNEURO_SANITIZE", "")
 STRICT = DEBUG or WERROR or bool(SANITIZE)
 # Python files that are compiled as they stand. An in-place build of them hides later edits until the next one.
-HOT = [name for name in ("tensor", "ops", "graph", "replay") if Path(f"pyneuro/{name}.pxd").exists() and not DEBUG]
+HOT = [name for name in ("ops", "tensor", "graph", "replay") if Path(f"pyneuro/{name}.pxd").exists() and not DEBUG]
 MODE = (["-O0", "-g", "-U_FORTIFY_SOURCE"] if DEBUG else ["-O3", "-g0"]) if not SANITIZE else \
        [f"-fsanitize={SANITIZE}", "-O1", "-g", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE"]
 # -ffp-contract=off: a product and a sum are fused where vfma says so and nowhere else, on every ISA.
@@ -40,6 +42,8 @@ CFLAGS = ["-std=gnu11", *MODE, "-ffp-contract=off", "-fno-math-errno", "-fno-tra
 CFLAGS += ["-Werror"] * (DEBUG or WERROR)
 # Calls of Python's API: -O3 builds three times longer, is a third larger, and runs alike.
 HOT_MODE = ["-Os" if flag == "-O3" else flag for flag in MODE]
+# What a module does once, on import, is one function of ten thousand lines, and takes as long to optimise as all others.
+ONCE = [("CYTHON_SMALL_CODE", '__attribute__((cold, optimize("O0")))')] if sys.platform == "linux" else []
 LDFLAGS = [f"-fsanitize={SANITIZE}"] if SANITIZE else ["-s"] if sys.platform == "linux" and not DEBUG else []
 MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
 
@@ -64,14 +68,16 @@ class BuildExt(build_ext):
         stamp, now = Path(self.build_temp, "flags"), str((self.compiler.compiler_so, flags, LDFLAGS))
         self.force = self.force or not stamp.exists() or stamp.read_text() != now        # other flags than last time
         native = next(ext for ext in self.extensions if ext.name == NATIVE)
-        target, newest = self.target(native), max(os.stat(f).st_mtime for f in native.sources + native.depends)
-        self.jobs = {}
-        with ThreadPoolExecutor(os.cpu_count()) as self.pool:
-            if self.force or not target.exists() or target.stat().st_mtime < newest:
-                target.unlink(missing_ok=True)                # an old one must not stand in if this fails
+        self.jobs, self.bindings = {}, {}
+        # All that is compiled goes through one queue, what takes longest first; Cython is one at a time.
+        with ThreadPoolExecutor(os.cpu_count()) as self.pool, ThreadPoolExecutor(1) as cython:
+            if self.stale(native):
+                self.target(native).unlink(missing_ok=True)   # an old one must not stand in if this fails
                 self.jobs = self.start_kernels()
-            super().build_extensions()                        # the extension for the kernels is the last: they take longest
-        if not target.exists():
+            for ext in filter(self.stale, sorted(self.extensions, key=lambda ext: ext.name != NATIVE)):
+                self.bindings[ext.name] = cython.submit(self.start_binding, ext)
+            super().build_extensions()                        # the extension for the kernels is the last
+        if not self.target(native).exists():
             for ext in self.extensions:                       # which need it
                 self.target(ext).unlink(missing_ok=True)
         stamp.parent.mkdir(parents=True, exist_ok=True)
@@ -80,16 +86,35 @@ class BuildExt(build_ext):
     def target(self, ext):
         return Path(self.get_ext_fullpath(ext.name))
 
+    def stale(self, ext):
+        target = self.target(ext)
+        return self.force or not target.exists() or \
+            target.stat().st_mtime < max(os.stat(f).st_mtime for f in ext.sources + ext.depends)
+
     def build_extension(self, ext):
+        if ext.name in self.bindings:
+            kernels = self.kernels() if ext.name == NATIVE else []
+            try:
+                ext.extra_objects = self.bindings[ext.name].result().result() + kernels
+            except CythonError as error:                      # `optional` does not know this one
+                raise CompileError(str(error)) from error
+            ext.sources, ext.depends = [], ext.depends + ext.sources
+        super().build_extension(ext)
+
+    def start_binding(self, ext):
+        """Translate it, and compile it meanwhile: what will be its objects."""
         if ext.name == NATIVE:
-            if self.jobs:
-                self.add_kernels(ext)
+            import numpy
+            ext.include_dirs.append(numpy.get_include())
+            ext.define_macros += [("PN_FLAGS", f'"{" ".join(CFLAGS)}"'), ("PN_SANITIZE", f'"{SANITIZE}"'),
+                                  ("PN_NUMPY", f'"{numpy.__version__}"')]
         elif any(job.done() and job.exception() for job in self.jobs.get("baseline", ())):
             raise CompileError(f"it needs {NATIVE}, which cannot be built")
-        try:
-            super().build_extension(ext)
-        except CythonError as error:                          # `optional` does not know this one
-            raise CompileError(str(error)) from error
+        translated, = cythonize(ext, force=self.force, quiet=not self.verbose, include_path=ext.include_dirs,
+                                build_dir=self.build_temp)
+        return self.pool.submit(self.compiler.compile, translated.sources, output_dir=self.build_temp,
+                                macros=ext.define_macros, include_dirs=ext.include_dirs,
+                                extra_postargs=ext.extra_compile_args)
 
     def start_kernels(self):
         """Compile csrc meanwhile: for each ISA, what will be the objects for float and for double."""
@@ -105,10 +130,8 @@ class BuildExt(build_ext):
         return self.compiler.compile(sources, output_dir=os.path.join(self.build_temp, folder), macros=macros,
                                      extra_postargs=CFLAGS + flags)
 
-    def add_kernels(self, ext):
-        """The objects, and what only the compiler's answers tell, go into the extension."""
-        import numpy
-        ext.include_dirs.append(numpy.get_include())
+    def kernels(self):
+        """The objects of csrc; core is told which ISAs the compiler takes."""
         done = {}
         for isa, pair in self.jobs.items():
             try:
@@ -122,9 +145,7 @@ class BuildExt(build_ext):
                 self.warn(f"the compiler does not take csrc/isa/{isa}.c; pyneuro will do without {isa}")
         macros = [("PN_ISAS", " ".join(f"X({isa})" for isa in done))]
         core = self.compile("core", [f for f in CORE if f.endswith(".c")], KERNELS, [], macros)
-        ext.extra_objects = [*core, *(obj for pair in done.values() for obj in pair)]
-        ext.define_macros += [("PN_FLAGS", f'"{" ".join(CFLAGS)}"'), ("PN_SANITIZE", f'"{SANITIZE}"'),
-                              ("PN_NUMPY", f'"{numpy.__version__}"')]
+        return [*core, *(obj for pair in done.values() for obj in pair)]
 
 
 class BuildPy(build_py):
@@ -144,9 +165,9 @@ class SDist(sdist):
         super().make_distribution()
 
 
-def extension(name: str, source: str, depends: list[str], mode: list[str] = MODE, **options) -> Extension:
-    return Extension(name, [source], depends=depends, optional=not STRICT, extra_link_args=LDFLAGS,
-                     extra_compile_args=[*mode, "-fvisibility=hidden"], **options)
+def extension(name: str, source: str, depends: list[str], mode: list[str] = MODE, macros: Sequence = (), **options) -> Extension:
+    return Extension(name, [source], depends=depends, optional=not STRICT, extra_link_args=LDFLAGS, define_macros=[*macros, *ONCE],
+                     extra_compile_args=[*mode, "-fvisibility=hidden", "-Wno-attributes"], **options)
 
 
 setup(
@@ -155,7 +176,7 @@ setup(
                     mode=HOT_MODE) for name in HOT),
         extension(NATIVE, "pyneuro/kernels/_native.pyx",
                   [*map(str, Path("pyneuro/kernels").glob("_*.px[di]")), *CSRC], include_dirs=["csrc"],
-                  define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")], libraries=["m"]),
+                  macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")], libraries=["m"]),
     ],
     cmdclass={"build_ext": BuildExt, "build_py": BuildPy, "sdist": SDist},
 )
