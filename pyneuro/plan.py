@@ -313,13 +313,17 @@ class Interpreted(Runnable):
             if self.bound[root] is not None:
                 np.copyto(self.bound[root], self.own[root])
 
-    def loop(self, last: int, times: int, moving: list[tuple[int, int]]) -> None:
-        """Run calls 0 .. last so many times, with roots that move on in memory from time to time."""
+    def loop(self, last: int, times: int, moving: list[tuple[int, int]], after: Callable[[], bool] | None = None) -> int:
+        """Run calls 0 .. last so many times, with roots that move on in memory from time to time; and `after`, until it is
+        not true. How often they were run."""
         first = {root: self.bound[root] for root, _ in moving}
         for k in range(times):
             for root, step in moving:
                 self.bind(root, alias_at(first[root], first[root], k * step))
             self.run(0, last)
+            if after is not None and not after():
+                return k + 1
+        return times
 
     def seconds(self, i: int, repeats: int) -> float:
         """Time of call i, run on its own."""
@@ -754,11 +758,13 @@ class Compiled(Quick):
         self._remember(plan, result, args)
         return rebuilt(result, iter(plan.replay.run(tensors)))
 
-    def loop(self, args: tuple, moving: int, rows: Tensor) -> list[np.ndarray] | None:
+    def loop(self, args: tuple, moving: int, rows: Tensor, after: Callable[[], Any] | None = None) -> list[np.ndarray] | None:
         """Call it once for each of rows, in C, in place of argument `moving`: its results, each stacked along a new axis.
 
-        rows: [calls, ...]. None, and nothing is done, where this function has no plan for that. Raises what the function
-        raises; after that, and on a native backend after Ctrl-C, a whole number of calls has been made.
+        rows: [calls, ...]. after: called after each; it may change numbers in param_groups, and what this plan is not right
+        for ends the loop: the results are fewer than rows. None, and nothing is done, where this function has no plan for
+        that. Raises what the function raises; after that, and on a native backend after Ctrl-C, a whole number of calls has
+        been made.
         """
         if not ENABLED or len(rows) == 0:
             return None
@@ -770,7 +776,7 @@ class Compiled(Quick):
             return None
         if plan.replay.clashes([*tensors[:moving], rows, *tensors[moving + 1:]]):
             return None
-        return plan.replay.loop(tensors, moving, rows.array)
+        return plan.replay.loop(tensors, moving, rows.array, after)
 
     def _find(self, args: tuple, kwargs: dict) -> tuple[Any, Any, list]:
         """The plan that is right for these arguments, recorded if need be, what the function returned, and the tensors."""

@@ -272,15 +272,21 @@ class Replay:
         finally:
             self.busy = False
 
-    def loop(self, args: Any, moving: int, rows: np.ndarray) -> list:
+    def loop(self, args: Any, moving: int, rows: np.ndarray, after: Any) -> list:
         """Run it once for each of `rows`, which takes the place of argument `moving`: arrays of the results, stacked.
 
-        Other arguments are as given. Only for plans whose outputs are whole tensors of their own.
+        Other arguments are as given. after: None, or a function that is called each time, and may change an optimizer's
+        numbers; where they want other kernels, the rows end. Only for plans whose outputs are whole tensors of their own.
         """
         if self.busy:
             raise RuntimeError("the plan is busy in another thread; give each thread a clone()")
         self.busy = True
         program = self.free.pop() if self.free else self.make()
+
+        def adjust() -> bool:
+            after()
+            return all(step.holds() for step in self.optimizers)
+
         try:
             for i, t in enumerate(args):
                 program.bind(i, rows[0] if i == moving else t.array)
@@ -289,8 +295,8 @@ class Replay:
             for i, array in enumerate(stacked):
                 program.bind(self.count + i, array[0, ...])
                 moves.append((self.count + i, array.strides[0]))
-            program.loop(self.stop, len(rows), moves)
-            return stacked
+            done = program.loop(self.stop, len(rows), moves, None if after is None else adjust)
+            return [array[:done] for array in stacked]
         finally:
             for t, g, _ in self.after:
                 t._grad = g

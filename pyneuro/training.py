@@ -393,38 +393,35 @@ def _replayable(step: Step, X: _Table, y: _Table, w: _Table | None, with_outputs
     return Compiled(by_number, also=(loss,))
 
 
-def _replayed(plan: Compiled | None, order: np.ndarray, batch_size: int, every: int | None,
-              after: Callable[[int], Any] | None) -> Iterator[list[np.ndarray]]:
-    """Whole batches as far as a plan takes them: losses, and outputs where they are wanted, of some steps at a time.
-
-    after: called with a number of steps, at least `every` so many.
-    """
+def _replayed(plan: Compiled | None, order: np.ndarray, batch_size: int, after: Callable[[], Any] | None,
+              show: Callable[[int], Any] | None) -> Iterator[list[np.ndarray]]:
+    """Whole batches as far as a plan takes them: losses, and outputs where they are wanted, of some steps at a time."""
     done, steps = 0, len(order) // batch_size
-    many = steps if after is None else every or 1
+    many = steps if show is None else 1
     while plan is not None and done < steps:
         rows = order[done * batch_size:min(done + many, steps) * batch_size].reshape(-1, batch_size)
         begin = time.perf_counter()
         try:
-            found = plan.loop((None,), 0, wrap(rows))
+            found = plan.loop((None,), 0, wrap(rows), after)
         except NotRecordable:
             return
         if found is None:
             return
-        if every is None and after is not None:                # as often as a bar moves
+        if show is not None:                                   # as often as a bar moves
             many = max(1, int(many * min(0.1 / max(time.perf_counter() - begin, 1e-6), 4)))
-        done += len(rows)
+        done += len(found[0])
         yield found
-        if after is not None:
-            after(len(rows))
+        if show is not None:
+            show(len(found[0]))
 
 
 def _epoch(step: Step, X: _Table, y: _Table, w: _Table | None, order: np.ndarray, batch_size: int,
-           outputs: list[np.ndarray] | None = None, after: Callable[[int], Any] | None = None, every: int | None = None,
-           plan: Compiled | None = None) -> float:
+           outputs: list[np.ndarray] | None = None, after: Callable[[], Any] | None = None,
+           show: Callable[[int], Any] | None = None, plan: Compiled | None = None) -> float:
     """Go once through the rows in this order, batch by batch, the last one maybe shorter: the mean loss.
 
     A batch counts in it by its rows, or their weights. outputs: a list that takes what the model says, in order;
-    after: called with a number of steps taken, after each `every`, or now and then. plan: the step by row numbers.
+    after: called after each step; show: now and then, with a number of steps taken. plan: the step by row numbers.
     """
     total = weight = 0.0
     start = 0
@@ -435,7 +432,7 @@ def _epoch(step: Step, X: _Table, y: _Table, w: _Table | None, order: np.ndarray
         share = len(index) if w is None else float(w.rows(index).array.sum(dtype=np.float64))
         total, weight, start = total + loss * share, weight + share, start + len(index)
 
-    for losses, *output in _replayed(plan, order, batch_size, every, after):
+    for losses, *output in _replayed(plan, order, batch_size, after, show):
         for loss in losses.tolist():
             count(loss)
         if outputs is not None:
@@ -447,7 +444,9 @@ def _epoch(step: Step, X: _Table, y: _Table, w: _Table | None, order: np.ndarray
         if outputs is not None:
             outputs.append(said.detach().array)
         if after is not None:
-            after(1)
+            after()
+        if show is not None:
+            show(1)
     return total / weight if weight else 0.0
 
 
@@ -552,12 +551,6 @@ def fit(model: Module, loss: Callable[..., Any], optimizer: Optimizer, X: Any, y
     by_step, by_epoch = _schedule(scheduler)
     bar = _progress(progress, epochs * -(-rows // batch_size))
 
-    def after(steps: int) -> None:
-        if by_step is not None:
-            by_step()
-        if bar is not None:
-            bar.update(steps)
-
     plan = _replayable(step, *tables, bool(measures), epochs * (rows // batch_size), loss)
 
     modes = {module: module.training for module in model.modules()}
@@ -574,8 +567,8 @@ def fit(model: Module, loss: Callable[..., Any], optimizer: Optimizer, X: Any, y
             if shuffle:
                 draw(order, "permutation", generator)
             outputs: list[np.ndarray] | None = [] if measures else None
-            mean = _epoch(step, *tables, order, batch_size, outputs, after if by_step or bar is not None else None,
-                          1 if by_step else None, plan)
+            mean = _epoch(step, *tables, order, batch_size, outputs, by_step,
+                          None if bar is None else bar.update, plan)
             logs = {"loss": mean, **_measured(measures, outputs or [], tables[1], order)}
             if held_out is not None:
                 logs |= _evaluated(model, judge, held_out, batch_size, measures)

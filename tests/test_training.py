@@ -18,6 +18,7 @@ from pyneuro import nn, optim
 from pyneuro.metrics import accuracy
 from pyneuro.nn import functional as F
 from pyneuro.optim import lr_scheduler as schedule
+from pyneuro.plan import Compiled
 from pyneuro.training import Callback, CSVLogger, EarlyStopping, TerminateOnNaN, fit
 
 each_backend = pytest.mark.parametrize("on", BACKENDS, indirect=True)
@@ -342,6 +343,35 @@ def test_some_schedules_go_by_steps(data, scheduled):
         optimizer.step()
         scheduler.step()
     assert rates(network(), data, scheduled) == want
+
+
+@each_backend
+@pytest.mark.parametrize("scheduled, calls", [
+    (lambda o: schedule.OneCycleLR(o, 0.1, epochs=6, steps_per_epoch=6), 6),
+    (lambda o: schedule.CyclicLR(o, 0.01, 0.1, 4, base_momentum=0, max_momentum=0.9), None),   # sgd takes another kernel at 0
+])
+def test_epochs_of_schedules_that_go_by_steps_are_replayed(on, data, monkeypatch, scheduled, calls):
+    seen = []
+
+    def loop(plan, *arguments):
+        seen.append(plan)
+        return whole(plan, *arguments)
+
+    def run():
+        model = network()
+        optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        scheduler = scheduled(optimizer)
+        fit(model, nn.CrossEntropyLoss(), optimizer, *data, scheduler=scheduler, batch_size=4, epochs=6, seed=3)
+        group = optimizer.param_groups[0]
+        return model, (group["lr"], group["momentum"], scheduler.last_epoch)
+
+    whole = Compiled.loop
+    monkeypatch.setattr(Compiled, "loop", loop)
+    replayed, end = run()
+    assert calls is None or len(seen) in (0, calls)             # one for each epoch; on the reference, none
+    monkeypatch.setattr("pyneuro.plan.ENABLED", False)
+    eager, same_end = run()
+    assert same(replayed, eager) and end == same_end
 
 
 def test_most_schedules_go_by_epochs(data):

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
@@ -30,7 +31,7 @@ class Program(Runnable):
     calls: list
     arena_bytes: int
     def __init__(self, backend: Native, calls: list, places: list, roots: int, arena_bytes: int, arguments: int) -> None: ...
-    def loop(self, last: int, times: int, moving: list[tuple[int, int]]) -> None: ...
+    def loop(self, last: int, times: int, moving: list[tuple[int, int]], after: Callable[[], bool] | None = ...) -> int: ...
     def seconds(self, i: int, repeats: int) -> float: ...
 
 @final

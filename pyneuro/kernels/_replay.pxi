@@ -444,13 +444,15 @@ cdef class Program(Runnable):
                 i += 1
         return PN_OK
 
-    def loop(self, int64_t last, int64_t times, list moving not None):
+    def loop(self, int64_t last, int64_t times, list moving not None, after=None):
         """Run calls 0 .. last so many times. moving: roots that are bound, each with the bytes it moves on from time to time.
 
-        Looks for signals every 50 ms: what a handler raises ends it between two times.
+        after: called each time; what is not true ends it. Returns how often they were run. Looks for signals every 50 ms:
+        what a handler raises ends it between two times.
         """
         cdef int64_t done = 0, failed = 0, k
         cdef int status = PN_OK, count = len(moving)
+        cdef bint asks = after is not None, goes_on = True
         cdef int root[PN_MAX_BUF]
         cdef int64_t step[PN_MAX_BUF]
         cdef char *at[PN_MAX_BUF]
@@ -466,16 +468,21 @@ cdef class Program(Runnable):
                     self.move(root[i], at[i] + k * step[i])
                 self.python = dict.fromkeys(self.python)
                 self.run(0, last)
-            return
+                if asks and not after():
+                    return k + 1
+            return times
         with nogil:
             look = seconds_now() + 0.05
-            while done < times:
+            while done < times and goes_on:
                 for k in range(count):
                     self.move(root[k], at[k] + done * step[k])
                 status = self.go(0, last, &failed)
                 if status != PN_OK:
                     break
                 done += 1
+                if asks:
+                    with gil:
+                        goes_on = after()
                 if seconds_now() > look:
                     with gil:
                         PyErr_CheckSignals()
@@ -483,6 +490,7 @@ cdef class Program(Runnable):
         if status != PN_OK:
             kernel, _, attrs, *_ = self.calls[failed]
             complain(self.backend, kernel, self.operands(failed), attrs, status)
+        return done
 
     def seconds(self, int64_t i, int repeats):
         """Time of call i, run on its own."""
