@@ -188,11 +188,12 @@ class CSVLogger(Callback):
 class _Table:
     """Rows by number, as tensors. The array stays where it is, also on disk: only rows that are asked for are read.
 
-    Floats come in the model's dtype, integers and booleans in their own (int64 if no tensor has it). table: the array as
+    Floats come in the model's dtype, integers and booleans in their own (int64 if no tensor has it); with `normalize`, a mean
+    and a standard deviation, all come in the model's, less the mean and divided by the deviation. table: the array as
     [rows, width] without a copy, or None if there is no such view that kernels can read.
     """
 
-    def __init__(self, data: Any, name: str, dtype: np.dtype) -> None:
+    def __init__(self, data: Any, name: str, dtype: np.dtype, normalize: Any = None) -> None:
         given = data.detach().array if isinstance(data, Tensor) else data
         array = np.asarray(given) if isinstance(given, np.ndarray) else _array_of(given, None, name)
         if array.dtype.kind not in "fiub":
@@ -204,22 +205,46 @@ class _Table:
         plain = array.dtype in DTYPES and array.dtype.isnative and _laid_out(array)
         viewed = plain and (array.ndim < 3 or array.flags.c_contiguous)
         self.table = array.reshape(len(array), math.prod(self.shape)) if viewed else None
+        self.scale: Any = None
+        if normalize is not None:
+            self.dtype, self.scale = dtype, _scale(normalize, self.shape, dtype)
 
     def __len__(self) -> int:
         return len(self.array)
 
     def rows(self, index: np.ndarray) -> Any:
         if self.table is None:
-            return wrap(self.array[index].astype(self.dtype))
+            return self._scaled(wrap(self.array[index].astype(self.dtype)))
         found = ops.empty((len(index), self.table.shape[1]), self.table.dtype)
         ops.run("take", (self.table, index, found))
-        t = wrap(found.reshape(len(index), *self.shape))
-        return t if t.dtype == self.dtype else t.to(self.dtype)
+        return self._scaled(wrap(found.reshape(len(index), *self.shape)))
 
     def rows_of(self, index: Tensor) -> Any:
         """The same of numbers in a tensor, by ops alone."""
         assert self.table is not None
-        return wrap(self.table)[index].reshape((len(index), *self.shape)).to(self.dtype)
+        return self._scaled(wrap(self.table)[index].reshape((len(index), *self.shape)))
+
+    def _scaled(self, t: Any) -> Any:
+        t = t if t.dtype == self.dtype else t.to(self.dtype)
+        if self.scale is None:
+            return t
+        mean, std = self.scale
+        return (t - mean) / std
+
+
+def _scale(given: Any, shape: tuple[int, ...], dtype: np.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, each a number or what broadcasts to one row."""
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise ValueError("normalize must be (mean, std)")
+    mean, std = (wrap(_array_of(values, dtype, name).astype(dtype)) for values, name in zip(given, ("mean", "std")))
+    for t, name in ((mean, "mean"), (std, "std")):
+        try:
+            np.broadcast_to(t.array, shape)
+        except ValueError:
+            raise ShapeError(f"{name} has shape {list(t.shape)}, which does not broadcast to a row of X, {list(shape)}") from None
+    if not (np.isfinite(mean.array).all() and np.isfinite(std.array).all() and (std.array > 0).all()):
+        raise ValueError("normalize must be a finite mean and a finite, positive std")
+    return mean, std
 
 
 def _weights(data: Any, name: str, dtype: np.dtype) -> _Table:
@@ -232,9 +257,9 @@ def _weights(data: Any, name: str, dtype: np.dtype) -> _Table:
     return w
 
 
-def _tables(given: tuple, names: tuple[str, ...], dtype: np.dtype) -> tuple[_Table, _Table, _Table | None]:
+def _tables(given: tuple, names: tuple[str, ...], dtype: np.dtype, normalize: Any) -> tuple[_Table, _Table, _Table | None]:
     """X, y and weights, as many rows of each."""
-    X, y = (_Table(data, name, dtype) for data, name in zip(given[:2], names))
+    X, y = _Table(given[0], names[0], dtype, normalize), _Table(given[1], names[1], dtype)
     w = None if len(given) < 3 or given[2] is None else _weights(given[2], names[2], dtype)
     for table, name in ((y, names[1]), (w, names[2])):
         if table is not None and len(table) != len(X):
@@ -506,12 +531,15 @@ def _of_type(name: str, value: Any, kind: type) -> None:
 def fit(model: Module, loss: Callable[..., Any], optimizer: Optimizer, X: Any, y: Any, *, epochs: int = 1, batch_size: int = 32,
         shuffle: bool = True, validation_data: tuple | None = None, sample_weight: Any = None, metrics: Any = (),
         scheduler: Any = None, clip_grad_norm: float | None = None, callbacks: Iterable[Callback] = (),
-        progress: bool | None = None, seed: int | None = None) -> History:
+        progress: bool | None = None, seed: int | None = None, normalize: tuple[Any, Any] | None = None) -> History:
     """Train a model on rows of X and their targets y: tensors, arrays, also memory-mapped, or what becomes one.
 
     loss: a module or function (output, target), which gives the mean over a batch. An epoch's loss is the mean over its rows,
     each seen before the step that it takes part in; the batch that remains is trained on too. Floats are converted to the
     dtype of the parameters, integers are left as they are.
+
+    normalize: (mean, std), numbers or arrays that broadcast to a row: the model sees (X - mean) / std, here and in validation.
+    X stays as it is, bytes of a memory-mapped file for example; each batch is converted when it is read.
 
     shuffle: in a new order each epoch, by `seed` or else the default generator. validation_data: (X, y) or (X, y, weights),
     evaluated after each epoch in eval mode. sample_weight: one number for each row, the loss of a batch is then
@@ -531,12 +559,13 @@ def fit(model: Module, loss: Callable[..., Any], optimizer: Optimizer, X: Any, y
     if clip_grad_norm is not None and not clip_grad_norm > 0:
         raise ValueError(f"clip_grad_norm must be positive, got {clip_grad_norm}")
     dtype = optimizer.param_groups[0]["params"][0].dtype
-    tables = _tables((X, y, sample_weight), ("X", "y", "sample_weight"), dtype)
+    tables = _tables((X, y, sample_weight), ("X", "y", "sample_weight"), dtype, normalize)
     held_out = None
     if validation_data is not None:
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             raise ValueError("validation_data must be (X, y) or (X, y, weights)")
-        held_out = _tables(tuple(validation_data), ("X to validate", "y to validate", "weights to validate"), dtype)
+        held_out = _tables(tuple(validation_data), ("X to validate", "y to validate", "weights to validate"), dtype,
+                           normalize)
     measures, callbacks = _metrics(metrics), list(callbacks)
     names = ["loss", *measures]
     names += [f"val_{name}" for name in names] if held_out else []

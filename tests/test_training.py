@@ -331,6 +331,24 @@ def test_modes_are_left_as_they_were(data):
     assert model.training and not model[2].training
 
 
+@each_backend
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+@pytest.mark.parametrize("epochs", [1, 6])                         # too few steps for a plan, and enough
+def test_rows_are_normalized_as_they_are_read(on, tmp_path, rng, dtype, epochs):
+    X = np.memmap(tmp_path / "X", dtype, "w+", shape=(ROWS, FEATURES, 2))
+    X[...] = rng.integers(0, 256, X.shape)
+    y, mean, std = rng.integers(0, CLASSES, ROWS), rng.uniform(100, 150, (FEATURES, 1)).astype("float32"), 57.5
+    finished = (X.astype("float32") - mean) / np.float32(std)
+
+    def run(X, **more):
+        pn.manual_seed(1)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(2 * FEATURES, CLASSES))
+        return trained(X, y, model=model, epochs=epochs, batch_size=4, validation_data=(X, y), metrics="accuracy", **more)
+
+    (model, history), (other, expected) = run(X, normalize=(mean, std)), run(finished)
+    assert same(model, other) and history.history == expected.history
+
+
 # ------------------------------------------------------------------------------------------- learning rates and clipping
 
 @pytest.mark.parametrize("scheduled", [lambda o: schedule.OneCycleLR(o, 0.1, epochs=3, steps_per_epoch=3),
@@ -773,6 +791,9 @@ def test_bad_input_is_said_before_any_training(data):
         ({"metrics": ["accuracy", "accuracy"]}, ValueError, "two values would be named 'accuracy'"),
         ({"metrics": ["confusion_matrix"]}, ValueError, "needs more than"),
         ({"metrics": [3]}, TypeError, "a metric is a name or a function"),
+        ({"normalize": 3}, ValueError, r"normalize must be \(mean, std\)"),
+        ({"normalize": (0, 0)}, ValueError, "normalize must be a finite mean and a finite, positive std"),
+        ({"normalize": ([1, 2], 1)}, ValueError, r"mean has shape \[2\], which does not broadcast to a row of X, \[5\]"),
         ({"scheduler": adam}, TypeError, "scheduler must be of type LRScheduler, not Adam"),
         ({"clip_grad_norm": 0}, ValueError, "clip_grad_norm must be positive, got 0"),
         ({"model": lonely}, TypeError, "model must be of type Module, not function"),
