@@ -100,13 +100,13 @@ def steps(activation, dtype, sizes, batch, without):
 @each_backend
 @pytest.mark.parametrize("activation", ["relu", "silu", "elu", "tanh"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("sizes, batch", [((4, 9, 3), 5), ((40, 300, 17, 2), 33), ((3, 700, 600, 4), 350)])
+@pytest.mark.parametrize("sizes, batch", [((4, 9, 3), 5), ((40, 300, 17, 2), 33), ((3, 540, 520, 4), 350)])
 def test_derivatives_follow_products(on, activation, dtype, sizes, batch):
     with_it, plan = steps(activation, dtype, sizes, batch, ())
     assert with_it == steps(activation, dtype, sizes, batch, ["derivatives"])[0] == steps(activation, dtype, sizes, batch, PASSES)[0]
     followed = [(leader.kernel, call.kernel) for leader, call in pairwise(plan.calls) if call.follows >= 0]
     assert followed == [("matmul", f"{activation}_grad")] * (len(sizes) - 2), plan
-    assert len(plan.profile(5).seconds) == len(plan.calls)
+    assert len(plan.profile(1).seconds) == len(plan.calls)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
