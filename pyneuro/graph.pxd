@@ -11,6 +11,8 @@ cdef class Node:
 
 cpdef bint is_grad_enabled()
 
+cpdef _switch(mode)
+
 @cython.locals(t=Fields)
 cpdef _edge(t)
 

@@ -51,41 +51,39 @@ class detect_anomaly(set_detect_anomaly):
         super().__init__(True, check_nan)
 
 
-class set_grad_enabled:
-    """Switch recording on or off, in this thread: as a statement or a context manager."""
-
-    def __init__(self, mode: bool) -> None:
-        self.previous = _recording.get()
-        _recording.set(bool(mode))
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        _recording.set(self.previous)
+def _switch(mode: bool | None) -> Any:
+    """Let recording be on or off, or None: as it is. How it was."""
+    before = value_of(_recording)
+    if mode is not None and before is not mode:
+        _recording.set(mode)
+    return before
 
 
 class _Switch:
     """`with no_grad():`, `@no_grad()` and `@no_grad`."""
 
-    mode = False
+    mode: bool | None = False
 
     def __new__(cls, function: Callable | None = None) -> Any:
         self = super().__new__(cls)
         return self if function is None else self(function)
 
     def __enter__(self) -> None:
-        self.previous = _recording.get()
-        _recording.set(self.mode)
+        self.previous = _switch(self.mode)
 
     def __exit__(self, *_: object) -> None:
-        _recording.set(self.previous)
+        _switch(self.previous)
 
     def __call__(self, function: Callable) -> Callable:
+        mode = self.mode
+
         @wraps(function)
         def inner(*args: Any, **kwargs: Any) -> Any:
-            with type(self)():
+            before = _switch(mode)
+            try:
                 return function(*args, **kwargs)
+            finally:
+                _switch(before)
 
         return inner
 
@@ -93,18 +91,33 @@ class _Switch:
 class no_grad(_Switch):
     """Record nothing within, in this thread: results do not require gradients."""
 
-    mode = False
-
 
 class _Unchanged(_Switch):
-    def __enter__(self) -> None:
-        self.previous = _recording.get()
+    mode = None
 
 
 class enable_grad(_Switch):
     """Record within, inside a no_grad block."""
 
     mode = True
+
+
+class set_grad_enabled(_Switch):
+    """Switch recording on or off, in this thread: as a statement, a context manager or a decorator."""
+
+    def __new__(cls, mode: bool) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, mode: bool) -> None:
+        self.mode = bool(mode)
+        self.previous = _switch(self.mode)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __call__(self, function: Callable) -> Callable:
+        _switch(self.previous)
+        return super().__call__(function)
 
 
 def _edge(t: Any) -> Any:

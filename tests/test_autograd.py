@@ -74,12 +74,18 @@ def no_grad_records_nothing(t):
     return a, b, c, not decorated(), (x * 2).requires_grad
 
 
-@gives(False, True)
+@gives(False, True, False, True, True)
 def grad_mode_can_be_set_by_value(t):
     x = leaf(t, 1)
     with t.set_grad_enabled(False):
         a = (x * 2).requires_grad
-    return a, t.is_grad_enabled()
+    b = t.is_grad_enabled()
+
+    @t.set_grad_enabled(False)
+    def decorated():
+        return t.is_grad_enabled()
+    c = t.is_grad_enabled()
+    return a, b, decorated(), c, t.is_grad_enabled()
 
 
 @gives([1.0, 2.0], False, True)
