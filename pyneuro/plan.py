@@ -329,8 +329,9 @@ class Interpreted(Runnable):
         """Time of call i, run on its own."""
         return timeit(lambda: self.run(i, i + 1), number=repeats) / repeats
 
-    def clashes(self, arrays: list[np.ndarray]) -> bool:
+    def clashes(self, tensors: Any) -> bool:
         """Whether an argument lies in other memory that the calls write, or is written and lies in what they read."""
+        arrays = [t.array for t in tensors]
         spans = list(map(span, arrays))
         return any(low < end and start < high for low, high in spans for start, end in self.spans) or (
             any(root < self.arguments for root in self.written)
@@ -512,10 +513,10 @@ class Plan:
 
     def _prepack(self, tensors: list) -> list:
         """Let dense layers read copies of their weights that lie as a few rows of x want them: transposed, and rows apart
-        that do not meet in one set of a cache. (storage, version, the weight, its copy) of each."""
+        that do not meet in one set of a cache. (storage, the weight, its copy) of each."""
         weights = {id(t.array): t for t in tensors}
         written = [Span.of(b) for c in self.calls for b in c.operands(True)]
-        packs: dict[int, list] = {}
+        packs: dict[int, tuple] = {}
         for i, call in enumerate(self.calls):
             if [s.name for s in call.spec.slots[:3]] != ["x", "w", "b"]:
                 continue
@@ -528,8 +529,8 @@ class Plan:
                 apart = -(-n // 16) * 16 + (16 if n % 256 == 0 else 0)
                 copied = empty((k, apart), w.dtype)[:, :n].T
                 np.copyto(copied, w)
-                packs[id(w)] = [t.storage, t.storage.version, w, copied]
-            self.calls[i] = call._replace(bufs=(x, packs[id(w)][3], *others))
+                packs[id(w)] = t.storage, w, copied
+            self.calls[i] = call._replace(bufs=(x, packs[id(w)][2], *others))
         return list(packs.values())
 
     def _program(self) -> Any:
@@ -1020,6 +1021,7 @@ class CompiledModule(Quick, Module):
         """The same module, with the same plans in memory of their own: for another thread."""
         other = CompiledModule(self.module)
         object.__setattr__(other, "compiled", self.compiled.clone())
+        object.__setattr__(other, "latest", other.compiled.latest)
         return other
 
     def __deepcopy__(self, memo: dict) -> "CompiledModule":

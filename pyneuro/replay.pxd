@@ -14,7 +14,7 @@ cdef class Argument:
 
 cdef class Replay:
     cdef public object backend, gradients, make, dtype
-    cdef public Seen looks
+    cdef public Seen looks, sources
     cdef public list arguments, entries, slow, others, tensors, before, tables, steps, optimizers, outputs, results, after, packs, versions
     cdef public list argument_versions, free
     cdef public Py_ssize_t count, stop
@@ -23,7 +23,7 @@ cdef class Replay:
     @cython.locals(t=Fields, argument=Argument, i=Py_ssize_t, j=Py_ssize_t)
     cpdef bint suits(self, args)
 
-    @cython.locals(i=Py_ssize_t, looks=Seen, storage=SharedFields, version=Py_ssize_t, pack=list)
+    @cython.locals(i=Py_ssize_t, looks=Seen)
     cpdef bint fits(self)
 
     cpdef attempt(self, args)

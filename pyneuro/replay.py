@@ -164,6 +164,7 @@ class Replay:
         self.looks = Looks(looks + look_at(quick), MISSING)
         self.slow = [None] * len(looks) + quick               # what decides where a look finds something else
         self._look_at_steps()
+        self._look_at_weights()
 
     def clone(self, make: Any) -> "Replay":
         """The same with memory of its own, by way of `make`."""
@@ -171,8 +172,11 @@ class Replay:
                        self.outputs, self.results, self.after, self.packs, self.versions, self.argument_versions, self.stop,
                        self.gradients, make)
         other.grad_mode, other.dtype = self.grad_mode, self.dtype
-        other.looks, other.steps = self.looks, list(self.steps)          # what stood there when it was recorded
+        other.looks, other.sources, other.steps = self.looks, self.sources, list(self.steps)     # what stood there then
         return other
+
+    def _look_at_weights(self) -> None:
+        self.sources = Looks([("version", storage) for storage, _, _ in self.packs], MISSING)
 
     def _look_at_steps(self) -> None:
         self.steps = [(Looks(step.looks(), MISSING), step) for step in self.optimizers]
@@ -214,11 +218,10 @@ class Replay:
                 if not step.holds():
                     return False
                 self._look_at_steps()
-        for pack in self.packs:
-            storage, version, weight, copied = pack
-            if storage.version != version:
+        while self.sources.changed(0) >= 0:
+            self._look_at_weights()                            # first: they may change again meanwhile
+            for _, weight, copied in self.packs:
                 np.copyto(copied, weight)
-                pack[1] = storage.version
         return True
 
     def clashes(self, args: Any) -> bool:
@@ -226,7 +229,7 @@ class Replay:
         if not self.free:
             self.free.append(self.make())
         program = self.free[-1]
-        return program.clashes([t.array for t in args])
+        return program.clashes(args)
 
     def attempt(self, args: Any) -> Any:
         """What the function returned, if the plan is the right one for these arguments; else None."""

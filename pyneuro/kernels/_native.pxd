@@ -27,7 +27,7 @@ cdef class TensorBase:
 
 cdef class Runnable:
     cpdef bind(self, int root, array)
-    cpdef bint clashes(self, list arrays) except -1
+    cpdef bint clashes(self, tensors) except -1
     cpdef run(self, int64_t first, int64_t last)
 
 

@@ -76,9 +76,9 @@ cpdef bint same_layout(array, like):
 
 
 cdef enum:
-    ITEM, KEYS, LENGTH, CELL, TENSOR, GRAD
+    ITEM, KEYS, LENGTH, CELL, TENSOR, GRAD, VERSION
 
-cdef dict LOOKS = {"item": ITEM, "keys": KEYS, "length": LENGTH, "cell": CELL, "tensor": TENSOR, "grad": GRAD}
+cdef dict LOOKS = {"item": ITEM, "keys": KEYS, "length": LENGTH, "cell": CELL, "tensor": TENSOR, "grad": GRAD, "version": VERSION}
 
 cdef struct Look:
     int kind
@@ -106,7 +106,8 @@ cdef class Looks:
     """Where to look, and what stood there; each a tuple that begins with its kind:
 
     ("item", dict, key, value)  ("keys", dict)  ("length", list)  ("cell", cell, value)  ("tensor", tensor): its array, its
-    hooks, and whether it needs a gradient  ("grad", tensor, array). A value is that very object; `missing` stands for none.
+    hooks, and whether it needs a gradient  ("grad", tensor, array)  ("version", storage). A value is that very object;
+    `missing` stands for none.
     """
     def __init__(self, list looks not None, missing):
         cdef Look *look
@@ -131,6 +132,8 @@ cdef class Looks:
                 look.where, look.value, look.count = <PyObject *><dict?>given[1], <PyObject *>given[2], len(given[2])
             elif look.kind == LENGTH:
                 look.count = len(<list?>given[1])
+            elif look.kind == VERSION:
+                look.count = (<Storage?>given[1]).version
             else:
                 look.value = <PyObject *>given[2]
             if look.value == <PyObject *>missing:
@@ -183,6 +186,9 @@ cdef class Looks:
             elif look.kind == CELL:
                 if PyCell_GET(look.where) != look.value:
                     return i
+            elif look.kind == VERSION:
+                if (<Storage>look.where).version != look.count:
+                    return i
             else:
                 g = <PyObject *>(<TensorBase>look.where)._grad
                 if (<object>g is not None or look.value != <PyObject *>None) and \
@@ -234,7 +240,7 @@ cdef class Runnable:
         """Let a root be this array's memory: laid out as the recorded one was."""
         raise NotImplementedError
 
-    cpdef bint clashes(self, list arrays) except -1:
+    cpdef bint clashes(self, tensors) except -1:
         """Whether an argument lies in other memory that the calls write, or is written and lies in what they read."""
         raise NotImplementedError
 
@@ -368,18 +374,23 @@ cdef class Program(Runnable):
             if self.python:
                 self.python = dict.fromkeys(self.python)
 
-    cpdef bint clashes(self, list arrays) except -1:
+    cpdef bint clashes(self, tensors) except -1:
         cdef Span s, t
         cdef int i, j
-        for i in range(len(arrays)):
-            s = span(arrays[i])
+        cdef TensorBase a, b
+        if self.spans == 0 and not self.writes_argument:
+            return False
+        for i in range(len(tensors)):
+            a = tensors[i]
+            s = span(a.array)
             for j in range(self.spans):
                 if s.low < self.written[j].high and self.written[j].low < s.high:
                     return True
             if self.writes_argument:
                 for j in range(i):
-                    t = span(arrays[j])
-                    if s.low < t.high and t.low < s.high and arrays[i] is not arrays[j]:
+                    b = tensors[j]
+                    t = span(b.array)
+                    if s.low < t.high and t.low < s.high and a.array is not b.array:
                         return True
         return False
 
