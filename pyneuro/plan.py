@@ -9,7 +9,10 @@ right one. A Compiled function looks for the plan that fits its arguments, or re
 
 import copy
 import os
+import pickle
+import random
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,6 +64,9 @@ __all__ = ["Compiled", "NotRecordable", "Plan", "Recorder", "compile"]
 
 ARENA = -1
 MANY = 64                                # recordings of one function, after which it runs as it is
+# Generators that are not pyneuro's; everybody draws from the shared ones.
+GENERATORS = random.Random, np.random.Generator, np.random.RandomState
+SHARED = random.random.__self__, np.random.random.__self__         # type: ignore[attr-defined]
 
 
 class NotRecordable(RuntimeError):
@@ -85,6 +91,29 @@ def _here() -> str:
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}, in {frame.f_code.co_name}"
 
 
+class _Numbers:
+    """What Python's or NumPy's generator is about to draw."""
+
+    def __init__(self, generator: Any) -> None:
+        self.generator = generator
+        self.state = self.now()
+
+    def now(self) -> Any:
+        g = self.generator
+        return g.getstate() if isinstance(g, random.Random) else g.bit_generator.state if isinstance(g, np.random.Generator) else \
+            g.get_state(legacy=False)
+
+    def drawn(self) -> bool:
+        return pickle.dumps(self.now()) != pickle.dumps(self.state)
+
+    def put_back(self) -> None:
+        g = self.generator
+        if isinstance(g, np.random.Generator):
+            g.bit_generator.state = self.state
+        else:
+            (g.setstate if isinstance(g, random.Random) else g.set_state)(self.state)
+
+
 class Recorder:
     """A backend that runs each call on another one and keeps it. `with Recorder(inner) as r:` records this thread."""
 
@@ -104,6 +133,7 @@ class Recorder:
         self.modules: dict[int, _Snapshot] = {}
         self.steps: list[_Step] = []
         self.grads: dict[int, tuple[Tensor, Any, bool]] = {}   # leaf, its gradient before, whether that was used
+        self.numbers: dict[int, _Numbers] = {}                 # generators that may be drawn from
 
     @contextmanager
     def at_work(self) -> Iterator["Recorder"]:
@@ -144,6 +174,8 @@ class Recorder:
                 e.put_back()
         for module in self.modules.values():
             module.remove_others()
+        for numbers in self.numbers.values():
+            numbers.put_back()
         for optimizer, state, cohorts, sizes in self.optimizers.values():
             optimizer.state.clear()
             for p, (own, values) in state.items():
@@ -157,12 +189,18 @@ class Recorder:
     def surround(self, *values: Any) -> None:
         """Note what there is to be read by these."""
         found = self.surroundings
-        tensors, modules = len(found.tensors), len(found.modules)
+        tensors, modules, entries = len(found.tensors), len(found.modules), len(found.entries)
         found.add(*values)
+        self.may_draw(*values, *[e.value for e in found.entries[entries:]])
         for t in found.tensors[tensors:]:
             self.versions.setdefault(id(t.storage), (t.storage, t.storage.version))
         for m in found.modules[modules:]:
             self.calls_module(m)
+
+    def may_draw(self, *values: Any) -> None:
+        for g in values:
+            if isinstance(g, GENERATORS) and not isinstance(g, random.SystemRandom) and id(g) not in self.numbers:
+                self.numbers[id(g)] = _Numbers(g)
 
     # What it is told
 
@@ -851,6 +889,8 @@ class Compiled(Quick):
 
     def _recorded(self, recorder: Recorder, key: Any, args: tuple, kwargs: dict, tensors: list) -> tuple[Any, Any]:
         recorder.surround(self.fn, *self.also, *_objects((args, kwargs)))
+        if threading.active_count() == 1:                       # or others may draw meanwhile
+            recorder.may_draw(*SHARED)
         modes = is_grad_enabled(), get_default_dtype()
         aliases = [_stand_in(t) for t in tensors]
         aliases = [aliases[_first(tensors, t)] for t in tensors]
@@ -869,6 +909,9 @@ class Compiled(Quick):
             if _flatten((given, named), left) != seen or any(t is not a for t, a in zip(left, aliases)):
                 raise NotRecordable(f"{self.name} changes a list or dict that it is given; a replay would not: return what it "
                                     "puts there")
+            if any(numbers.drawn() for numbers in recorder.numbers.values()):
+                raise NotRecordable(f"{self.name} draws random numbers with Python's or NumPy's generator; a replay would not draw "
+                                    "again: draw with pyneuro's, or give the numbers as an argument")
             entries = recorder.surroundings.entries
             for e in recorder.noted():
                 if not e.holds():
@@ -1042,8 +1085,8 @@ def compile(fn: Any = None, *, disable: bool = False, without: Iterable[str] = (
     have the bits that the function itself gives. Learning rates and all that optimizers read from their param groups
     may change between calls; schedulers step outside. Gradients stay in .grad, whose memory the next replay writes.
 
-    Raises NotRecordable, naming the line, where a function reads values or changes what is not its own. With
-    PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes (pyneuro.passes.PASSES) to leave out.
+    Raises NotRecordable where a function reads values, naming the line, changes what is not its own, or draws from Python's or
+    NumPy's generators. With PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes (pyneuro.passes.PASSES) to leave out.
     prepack: where no gradients are recorded, dense layers read private copies of their weights, which makes the most of few
     rows; they follow optimizers, load_state_dict and whatever else writes the parameters themselves, but nothing that is
     written by way of `.data` or NumPy. Usable as a decorator.

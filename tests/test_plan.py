@@ -7,6 +7,7 @@ import copy
 import gc
 import os
 import pickle
+import random as dice
 import threading
 import weakref
 from collections import OrderedDict
@@ -521,6 +522,50 @@ def test_reading_values_is_refused_even_where_the_error_is_swallowed(row):
 
     with pytest.raises(NotRecordable):
         pn.compile(looks)(vector(1, 2, 3))
+
+
+RNG = np.random.default_rng(0)
+DRAWS = {
+    "random": lambda t: dice.random(),
+    "gauss": lambda t: dice.gauss(0, 1),
+    "randint": lambda t: dice.randint(1, 9),
+    "np.random": lambda t: np.random.normal(),                                              # noqa: NPY002
+    "a generator": lambda t: RNG.normal(),
+    "an attribute": lambda t: t.rng.choice((1, 2, 3)),
+}
+
+
+@table(DRAWS)
+def test_numbers_from_other_generators_are_refused_and_can_be_drawn_again(row):
+    class Layer(nn.Module):
+        rng = dice.Random(0)
+
+        def forward(self, x):
+            return x * float(np.sum(row(self) or 0))
+
+    def drawn(model):
+        dice.seed(1), np.random.seed(2), Layer.rng.seed(3)                                   # noqa: NPY002
+        RNG.bit_generator.state = begin
+        if model is compiled:
+            with pytest.raises(NotRecordable, match="draws random numbers"):
+                model(x)
+        return plain(x).tolist()
+
+    x, plain, begin = vector(1, 2), Layer(), RNG.bit_generator.state
+    compiled = pn.compile(plain)
+    assert drawn(compiled) == drawn(plain)
+
+
+def test_a_generator_that_begins_within_or_is_not_used_is_no_matter():
+    @pn.compile
+    def noisy(x, rng):
+        return x + pn.from_numpy(np.random.default_rng(0).normal(size=2).astype("float32"))
+
+    x, rng = vector(1, 2), dice.Random(0)
+    assert noisy(x, rng).tolist() == noisy(x, rng).tolist()
+
+    with pytest.raises(NotRecordable, match="draws random numbers"):
+        pn.compile(lambda x, rng: x * rng.random())(x, rng)
 
 
 @pytest.mark.parametrize("kind", ["forward", "pre", "tensor", "leaf"])
