@@ -1086,10 +1086,10 @@ def compile(fn: Any = None, *, disable: bool = False, without: Iterable[str] = (
     may change between calls; schedulers step outside. Gradients stay in .grad, whose memory the next replay writes.
 
     Raises NotRecordable where a function reads values, naming the line, changes what is not its own, or draws from Python's or
-    NumPy's generators. With PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes (pyneuro.passes.PASSES) to leave out.
-    prepack: where no gradients are recorded, dense layers read private copies of their weights, which makes the most of few
-    rows; they follow optimizers, load_state_dict and whatever else writes the parameters themselves, but nothing that is
-    written by way of `.data` or NumPy. Usable as a decorator.
+    NumPy's generators. With PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes (pyneuro.passes.PASSES)
+    to leave out. prepack: where no gradients are recorded, dense layers read private copies of their weights, which makes the
+    most of few rows; they follow optimizers, load_state_dict and whatever else writes the parameters themselves, but nothing
+    that is written by way of `.data` or NumPy. Usable as a decorator.
     """
     if fn is None:
         return lambda f: compile(f, disable=disable, without=without, prepack=prepack)

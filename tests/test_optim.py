@@ -65,6 +65,18 @@ def test_a_parameter_without_gradient_stays_and_its_state_does_not_begin(cls):
 
 
 @each
+def test_a_parameter_whose_state_is_taken_away_begins_anew(cls):
+    together = parameters(1, 2)
+    optimizer = cls(together)
+    steps(optimizer, together, (1, 1), (2, 1))
+    alone = [pn.tensor(together[0].tolist(), dtype="float64", requires_grad=True)]
+    del optimizer.state[together[0]]
+    steps(optimizer, together, (1, 1), (3, 1))
+    assert steps(cls(alone), alone, (1,), (3,)) == [together[0].tolist()]
+    assert [float(optimizer.state[p]["step"]) for p in together] == [2, 4]
+
+
+@each
 def test_cohorts_that_part_and_meet_step_as_if_alone(cls):
     pattern = [(1, 1, None), (2, None, 1), (1, 1, 1), (None, 3, 1), (1, 1, 1), (2, 1, None)]
     together = parameters(1, 2, 3)

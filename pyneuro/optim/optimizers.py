@@ -151,7 +151,12 @@ class Optimizer:
             members: dict[int, list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    members.setdefault(id(self._cohorts.get(p)), []).append(p)
+                    cohort = self._cohorts.get(p)
+                    if cohort is not None and p not in self.state:         # whose state was taken away begins anew
+                        cohort.size -= 1
+                        del self._cohorts[p]
+                        cohort = None
+                    members.setdefault(id(cohort), []).append(p)
             for active in members.values():
                 self._step(group, active)
         return loss
