@@ -2,6 +2,7 @@
 """Fixtures: a generator of random operands, and the backend that a test runs on."""
 import gc
 import os
+import signal
 import zlib
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")    # before NumPy is there: small products wait long for a busy second core
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 import pyneuro as pn
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in what a shell has begun with "&"; some tests interrupt themselves and others
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish():
