@@ -61,6 +61,9 @@ def start_of(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
+_spans: dict[int, tuple] = {}            # while passes look at the same operands again and again: by id, the array and its span
+
+
 class Span(NamedTuple):
     """Memory of an operand."""
     root: int
@@ -69,6 +72,8 @@ class Span(NamedTuple):
 
     @classmethod
     def of(cls, array: np.ndarray) -> "Span":
+        if (known := _spans.get(id(array))) is not None:
+            return known[1]
         low = high = start_of(array)
         for n, step in zip(array.shape, array.strides):
             low, high = (low + (n - 1) * step, high) if step < 0 else (low, high + (n - 1) * step)
@@ -311,7 +316,11 @@ PASSES: dict[str, Callable] = {"activations": with_activations, "losses": with_l
 
 def shortened(calls: list[Call], private: Callable[[np.ndarray], bool], but: Iterable[str] = ()) -> list[Call]:
     """The calls after every pass, but for those named."""
-    for name, apply in PASSES.items():
-        if name not in but:
-            calls = apply(calls, private)
-    return calls
+    try:
+        for name, apply in PASSES.items():
+            if name not in but:
+                _spans.update((id(b), (b, Span.of(b))) for call in calls for b in call.bufs)
+                calls = apply(calls, private)
+        return calls
+    finally:
+        _spans.clear()
