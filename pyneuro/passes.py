@@ -75,9 +75,11 @@ class Span(NamedTuple):
         if (known := _spans.get(id(array))) is not None:
             return known[1]
         low = high = start_of(array)
-        for n, step in zip(array.shape, array.strides):
-            low, high = (low + (n - 1) * step, high) if step < 0 else (low, high + (n - 1) * step)
-        return cls(id(root_of(array)), low, high + array.itemsize if array.size else low)
+        if array.size:
+            high += array.itemsize
+            for n, step in zip(array.shape, array.strides):
+                low, high = (low + (n - 1) * step, high) if step < 0 else (low, high + (n - 1) * step)
+        return cls(id(root_of(array)), low, high)
 
     def meets(self, other: "Span") -> bool:
         return self.low < other.high and other.low < self.high

@@ -55,7 +55,6 @@ from .replay import (
     look_at,
     nested,
     rebuilt,
-    span,
 )
 from .surroundings import Surroundings, assigned
 from .tensor import Tensor, as_tensor, get_default_dtype, wrap
@@ -322,8 +321,8 @@ class Interpreted(Runnable):
     def __init__(self, inner: Any, calls: list, places: list, layouts: list[np.ndarray], arena_bytes: int, arguments: int) -> None:
         self.inner, self.arguments = inner, arguments
         self.arena = np.empty(arena_bytes + 8, np.uint8)
-        self.buffers = [np.empty(max(end - low, 1) + 8, np.uint8) for low, end in map(span, layouts)]
-        self.origins = [start_of(a) - span(a)[0] for a in layouts]
+        self.buffers = [np.empty(max(s.high - s.low, 1) + 8, np.uint8) for s in map(Span.of, layouts)]
+        self.origins = [start_of(a) - Span.of(a).low for a in layouts]
         self.own = [self._placed(a, (i, 0)) for i, a in enumerate(layouts)]
         self.bound: list[Any] = [None] * len(layouts)
         self.calls = [Call(c.kernel, tuple([b if p is None else self._placed(b, p) for b, p in zip(c.bufs, row)]), c.attrs)
@@ -333,7 +332,7 @@ class Interpreted(Runnable):
         others = [b for b, p in written if p is None]
         if any(root < arguments for root in self.written):
             others = [b for c, row in zip(calls, places) for b, p in zip(c.bufs, row) if p is None]
-        self.spans = list(map(span, others))
+        self.spans = list(map(Span.of, others))
 
     def _placed(self, like: np.ndarray, place: tuple[int, int]) -> np.ndarray:
         root, offset = place
@@ -370,12 +369,11 @@ class Interpreted(Runnable):
     def clashes(self, tensors: Any) -> bool:
         """Whether an argument lies in other memory that the calls write, or is written and lies in what they read."""
         arrays = [t.array for t in tensors]
-        spans = list(map(span, arrays))
-        return any(low < end and start < high for low, high in spans for start, end in self.spans) or (
+        spans = list(map(Span.of, arrays))
+        return any(mine.meets(theirs) for mine in spans for theirs in self.spans) or (
             any(root < self.arguments for root in self.written)
-            and any(a is not b and low < end and start < high
-                    for i, (a, (low, high)) in enumerate(zip(arrays, spans))
-                    for b, (start, end) in zip(arrays[:i], spans)))
+            and any(a is not b and one.meets(other)
+                    for i, (a, one) in enumerate(zip(arrays, spans)) for b, other in zip(arrays[:i], spans)))
 
 
 def _arena(calls: list[Call], temporary: dict[int, np.ndarray], split: int) -> tuple[dict[int, int], int]:

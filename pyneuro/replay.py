@@ -383,16 +383,3 @@ def rebuilt(value: Any, tensors: Iterator) -> Any:
 def nested(value: Any) -> bool:
     """Whether it is a tuple, list or dict, and no more than its elements."""
     return type(value) in (tuple, list, dict) or (isinstance(value, (tuple, list, dict)) and not getattr(value, "__dict__", None))
-
-
-def span(array: np.ndarray) -> tuple[int, int]:
-    """An array's memory: its first byte, and the one after the last."""
-    low = high = array.__array_interface__["data"][0]
-    if not array.size:
-        return low, low
-    for n, step in zip(array.shape, array.strides):
-        if step < 0:
-            low += (n - 1) * step
-        else:
-            high += (n - 1) * step
-    return low, high + array.itemsize
