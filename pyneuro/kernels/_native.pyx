@@ -711,7 +711,7 @@ def _cache_limit():
         megabytes = -1
     if not 0 <= megabytes <= 1 << 40:
         raise ValueError(f"PYNEURO_CACHE_MB={given!r} is not a number of megabytes")
-    return 0 if PN_SANITIZE else int(megabytes * (1 << 20))          # a sanitizer shall see memory that is freed
+    return 0 if PN_SANITIZE[0] else int(megabytes * (1 << 20))       # a sanitizer shall see memory that is freed
 
 pn_keep_at_most(_cache_limit())
 
