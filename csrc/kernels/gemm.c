@@ -52,13 +52,16 @@ typedef struct {
 /* Rows this far apart meet in one set of the L1 cache, and evict each other. */
 INLINE int aliased(int64_t stride) { return stride != 0 && stride * (int64_t)sizeof(T) % 4096 == 0; }
 
+/* Whether it repays to pack both a and b, for k > 0. */
+INLINE int large(int64_t m, int64_t n, int64_t k) { return m * n >= PACK_TERMS / least(k, PACK_TERMS); }
+
 /* Of one way to multiply, roughly, in vector FMAs: few_rows, which transpose each vector of b; or the tiles, packing
-   b by transposing where bj is not 1, and likewise writing c. */
+   b by transposing where bj is not 1, and likewise writing c, a large one once for each cut. */
 static int64_t gemm_cost(int64_t m, int64_t n, int64_t k, int64_t bj, int64_t cj)
 {
-    int64_t rows = m < 4 ? 4 : m, vectors = k * parts_of(n, LANES);
+    int64_t rows = m < 4 ? 4 : m, vectors = k * parts_of(n, LANES), times = k > 0 && large(m, n, k) ? parts_of(k, CUT) : 1;
     if (m <= FEW && bj != 1) return (m + 2) * vectors;
-    return rows * vectors + (bj == 1 ? 0 : n * k / 2) + (cj == 1 ? 0 : m * n / 2);
+    return rows * vectors + (bj == 1 ? 0 : n * k / 2) + (cj == 1 ? 0 : times * m * n / 2);
 }
 
 /* Sizes of blocks where a is packed: parts of a that are about equal, of b as large as its reuse repays. Not
@@ -99,7 +102,7 @@ static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t 
     int64_t panels = parts_of(g.n, TILE_VECS * LANES);
     g.pack_b = g.bj != 1 || (g.m > 4 * TILE_ROWS && (aliased(g.bp) || bytes_b > SMALL_BYTES));
     g.pack_a = k > 0 && ((panels > 2 && aliased(g.ai)) || (panels > 4 && bytes_a > 2 * SMALL_BYTES));
-    if (k > 0 && panels > 4 && g.m > 4 * TILE_ROWS && g.m * g.n >= PACK_TERMS / least(k, PACK_TERMS))
+    if (k > 0 && panels > 4 && g.m > 4 * TILE_ROWS && large(g.m, g.n, k))
         g.pack_a = g.pack_b = 1;
     g.block_rows = least(g.m, BLOCK_ROWS), g.block_columns = g.n, g.block_depth = k;
     if (g.pack_a) gemm_block_sizes(&g);
@@ -284,12 +287,18 @@ static void pack_block(const gemm_plan *g, const T *a, int64_t rows, int64_t hav
 }
 
 /* Asks for the share of rows i .. i + height, of `rows`, in the panel of b that is packed next. Its lines lie
-   a row of b apart, which the hardware does not foresee. */
-INLINE void prefetch_panel(const T *b, int64_t bp, int64_t terms, int64_t i, int64_t height, int64_t rows)
+   a row of b apart, or there are few in each row: the hardware does not foresee them. */
+INLINE void prefetch_panel(const gemm_plan *g, const T *b, int64_t terms, int64_t i, int64_t height, int64_t rows)
 {
-    for (int64_t p = terms * i / rows; p < terms * (i + height) / rows; p++)
-        for (int v = 0; v < TILE_VECS * PN_WIDTH; v += 64)
-            __builtin_prefetch((const char *)(b + p * bp) + v, 0, 1);
+    enum { WIDTH = TILE_VECS * LANES };
+    if (g->bj == 1) {
+        for (int64_t p = terms * i / rows; p < terms * (i + height) / rows; p++)
+            for (int v = 0; v < WIDTH; v += LINE) __builtin_prefetch(b + p * g->bp + v, 0, 1);
+    } else {
+        const int64_t lines = terms / LINE;
+        for (int64_t l = lines * i / rows; l < lines * (i + height) / rows; l++)
+            for (int v = 0; v < WIDTH; v++) __builtin_prefetch(b + v * g->bj + l * LINE, 0, 1);
+    }
 }
 
 /* So many whole panels of b, side by side: one panel of many rows would touch as many pages for a line of each. */
@@ -317,7 +326,7 @@ static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t
     for (int64_t p = 0; p < depth; p += CUT) {
         int64_t terms = least(CUT, depth - p), bp = g->bp, ai = g->ai, ap = g->ap;
         const T *bs = b + p * g->bp, *as = a + p * g->ap;
-        const T *next = p + CUT < depth ? bs + CUT * g->bp : b + width;
+        const T *next = p + CUT < depth ? bs + CUT * g->bp : b + width * g->bj;
         if (pack_b) pack(panel, width, bs, g->bp, g->bj, terms, columns);
         if (pack_b || packed) bs = panel, bp = width;
         if (g->pack_a) as = a, ai = 1, ap = TILE_ROWS;
@@ -325,7 +334,7 @@ static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t
             height = tile_rows(rows - i, most);
             if (g->pack_a && bs == panel) packed_tiles[height][vecs](terms, as, bs, out + i * oi, oi, add);
             else tiles[height][vecs](terms, as, ai, ap, bs, bp, out + i * oi, oi, add || p > 0);
-            if (pack_b && g->bj == 1) prefetch_panel(next, g->bp, terms, i, height, rows);
+            if (pack_b && (g->bj == 1 || g->pack_a)) prefetch_panel(g, next, terms, i, height, rows);
             as += g->pack_a ? terms * TILE_ROWS : height * ai;
         }
     }
