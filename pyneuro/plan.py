@@ -25,6 +25,7 @@ import numpy as np
 from . import graph
 from .graph import is_grad_enabled
 from .kernels import (
+    Effects,
     Looks,
     Native,
     Program,
@@ -479,9 +480,9 @@ class Plan:
             steps=steps,
             outputs=outputs,
             results=results,
-            after=after,
+            effects=Effects([(leaf, grad) for leaf, grad, o in after if o is None], _moved(recorder)),
+            shared=[(leaf, o) for leaf, _, o in after if o is not None],
             packs=packs,
-            versions=_moved(recorder),
             argument_versions=[(i, t.storage.version - v) for i, (t, v) in enumerate(zip(args, versions))
                                if t.storage.version != v],
             stop=split,
@@ -809,7 +810,7 @@ class Compiled(Quick):
         plan, _, tensors = self._find(given, {})
         if plan is None or plan.gradients is not None or len(plan.replay.results) != len(plan.replay.outputs):
             return None
-        if any(o.kind != "made" or o.array is not None for o in plan.replay.outputs) or any(o for _, _, o in plan.replay.after):
+        if any(o.kind != "made" or o.array is not None for o in plan.replay.outputs) or plan.replay.shared:
             return None
         if plan.replay.clashes([*tensors[:moving], rows, *tensors[moving + 1:]]):
             return None

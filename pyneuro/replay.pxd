@@ -1,7 +1,7 @@
 # Types for the hot path of replay.py, which is the code, and runs without this as well.
 cimport cython
 from pyneuro.graph cimport is_grad_enabled
-from pyneuro.kernels._native cimport Looks as Seen, Runnable, Storage as SharedFields, TensorBase as Fields, alike, current_backend, fresh, same_layout
+from pyneuro.kernels._native cimport Effects as Happening, Looks as Seen, Runnable, TensorBase as Fields, alike, current_backend, fresh, same_layout
 
 cdef class Lease:
     cdef list free
@@ -15,7 +15,8 @@ cdef class Argument:
 cdef class Replay:
     cdef public object backend, gradients, make, dtype
     cdef public Seen looks, sources
-    cdef public list arguments, entries, slow, others, tensors, before, tables, steps, optimizers, outputs, results, after, packs, versions
+    cdef public Happening effects
+    cdef public list arguments, entries, slow, others, tensors, before, tables, steps, optimizers, outputs, results, shared, packs
     cdef public list argument_versions, free
     cdef public Py_ssize_t count, stop
     cdef public bint grad_mode, busy, plain
@@ -28,7 +29,7 @@ cdef class Replay:
 
     cpdef attempt(self, args)
 
-    @cython.locals(t=Fields, g=object, storage=SharedFields, more=Py_ssize_t, i=Py_ssize_t, program=Runnable, made=list, out=list)
+    @cython.locals(t=Fields, more=Py_ssize_t, i=Py_ssize_t, program=Runnable, made=list, out=list)
     cpdef list run(self, args)
 
     @cython.locals(t=Fields, program=Runnable)

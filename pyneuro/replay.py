@@ -15,6 +15,7 @@ import numpy as np
 
 from .graph import is_grad_enabled
 from .kernels import (
+    Effects,
     Looks,
     Native,
     Reference,
@@ -144,14 +145,14 @@ class Replay:
     """Of a plan, what its calls need; made by plan.py, which says what the fields are."""
 
     def __init__(self, backend: Any, arguments: list, entries: list, tensors: list, before: list, tables: list, steps: list,
-                 outputs: list, results: list, after: list, packs: list, versions: list, argument_versions: list, stop: int,
+                 outputs: list, results: list, effects: Effects, shared: list, packs: list, argument_versions: list, stop: int,
                  gradients: Any, make: Any) -> None:
         self.backend, self.grad_mode, self.dtype = backend, is_grad_enabled(), _Defaults.dtype
         self.arguments = arguments
         self.count = len(arguments)
         self.entries, self.tensors, self.before, self.tables, self.optimizers = entries, tensors, before, tables, steps
-        self.outputs, self.results, self.after, self.packs = outputs, results, after, packs
-        self.versions, self.argument_versions = versions, argument_versions
+        self.outputs, self.results, self.effects, self.shared, self.packs = outputs, results, effects, shared, packs
+        self.argument_versions = argument_versions
         self.stop, self.gradients, self.make = stop, gradients, make
         # Whether results can be handed out as they are: each a tensor of its own, without gradients.
         numbers = [o.number for o in outputs if o.kind == "made" and o.array is None]
@@ -169,7 +170,7 @@ class Replay:
     def clone(self, make: Any) -> "Replay":
         """The same with memory of its own, by way of `make`."""
         other = Replay(self.backend, self.arguments, self.entries, self.tensors, self.before, self.tables, self.optimizers,
-                       self.outputs, self.results, self.after, self.packs, self.versions, self.argument_versions, self.stop,
+                       self.outputs, self.results, self.effects, self.shared, self.packs, self.argument_versions, self.stop,
                        self.gradients, make)
         other.grad_mode, other.dtype = self.grad_mode, self.dtype
         other.looks, other.sources, other.steps = self.looks, self.sources, list(self.steps)     # what stood there then
@@ -260,10 +261,9 @@ class Replay:
             finally:
                 if lease is None:
                     self.free.append(program)
-            for t, g, o in self.after:
-                t._grad = g if o is None else self._output(o, args, made, lease)
-            for storage, more in self.versions:
-                storage.version += more
+            self.effects.happen()
+            for t, o in self.shared:
+                t._grad = self._output(o, args, made, lease)
             for i, more in self.argument_versions:
                 args[i].storage.version += more
             if self.plain:
@@ -301,10 +301,7 @@ class Replay:
             done = program.loop(self.stop, len(rows), moves, None if after is None else adjust)
             return [array[:done] for array in stacked]
         finally:
-            for t, g, _ in self.after:
-                t._grad = g
-            for storage, more in self.versions:
-                storage.version += more
+            self.effects.happen()
             self.free.append(program)
             self.busy = False
 

@@ -20,6 +20,7 @@ from .wrap import Checked, Traced
 
 try:
     from ._native import (
+        Effects,
         Looks,
         Native,
         Program,
@@ -51,6 +52,7 @@ try:
     )
 except ModuleNotFoundError:  # built without a C compiler
     from ._fallback import (  # type: ignore[assignment]
+        Effects,
         Looks,
         Native,
         Program,
@@ -87,6 +89,7 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "LinAlgError",
+    "Effects",
     "Looks",
     "Native",
     "Program",

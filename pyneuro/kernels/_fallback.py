@@ -111,6 +111,19 @@ class Looks:
         return -1
 
 
+class Effects:
+    """What else a run does to tensors: see the compiled one."""
+
+    def __init__(self, gradients: list, versions: list) -> None:
+        self.gradients, self.versions = gradients, versions
+
+    def happen(self) -> None:
+        for tensor, gradient in self.gradients:
+            tensor._grad = gradient
+        for storage, more in self.versions:
+            storage.version += more
+
+
 def alias(array: np.ndarray) -> np.ndarray:
     """The same elements as an array that does not show where they come from."""
     return np.asarray(_Lent(array, array.__array_interface__))

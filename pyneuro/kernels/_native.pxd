@@ -37,3 +37,11 @@ cdef class Looks:
     cdef Py_ssize_t count
 
     cpdef Py_ssize_t changed(self, Py_ssize_t start) except -2
+
+
+cdef class Effects:
+    cdef list held
+    cdef void *effect
+    cdef Py_ssize_t gradients, count
+
+    cpdef happen(self)

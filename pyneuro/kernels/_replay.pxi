@@ -89,6 +89,11 @@ cdef struct Look:
     Py_ssize_t first, after      # of those at the same dict, one after the other: the first, and where the next thing begins
     uint64_t version, seen       # of the first: the dict's when all of them found what had been there, and when they began
 
+cdef struct Effect:
+    PyObject *where
+    PyObject *gradient
+    int64_t more
+
 
 cdef bint same_keys(Look *look):
     """By identity: other strings that are equal count as others, which costs a slow look."""
@@ -196,6 +201,38 @@ cdef class Looks:
                     return i
             i += 1
         return -1
+
+
+@cython.final
+cdef class Effects:
+    """What else a run does to tensors. gradients: (tensor, gradient) of each that has it from then on; versions: (storage,
+    how often it is written)."""
+    def __init__(self, list gradients not None, list versions not None):
+        cdef Effect *effect
+        self.held, self.gradients, self.count = gradients + versions, len(gradients), len(gradients) + len(versions)
+        self.effect = malloc(max(self.count, 1) * sizeof(Effect))
+        if self.effect is NULL:
+            raise MemoryError(f"no memory for what happens to {self.count} tensors")
+        for i, (where, what) in enumerate(self.held):
+            effect = &(<Effect *>self.effect)[i]
+            if i < self.gradients:
+                effect.where, effect.gradient = <PyObject *><TensorBase?>where, <PyObject *>what
+            else:
+                effect.where, effect.more = <PyObject *><Storage?>where, what
+
+    def __dealloc__(self):
+        free(self.effect)
+
+    cpdef happen(self):
+        cdef Py_ssize_t i
+        cdef Effect *all = <Effect *>self.effect
+        cdef TensorBase t
+        for i in range(self.gradients):
+            t = <TensorBase>all[i].where
+            if <PyObject *>t._grad != all[i].gradient:
+                t._grad = <object>all[i].gradient
+        for i in range(self.gradients, self.count):
+            (<Storage>all[i].where).version += all[i].more
 
 
 cdef bint by_rows(pn_call *head, Row head_row, pn_call *c, Row row) noexcept:
