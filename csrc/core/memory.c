@@ -10,7 +10,7 @@
 #endif
 
 /* Sizes are 1 to 4 lines, then four to each power of two: at most a quarter of a block is waste, and not touched. */
-enum { LINE = 64, PAGE = 4096, HUGE_PAGE = 2 << 20, FINE = 4, CLASSES = 4 * 48 };
+enum { LINE = 64, PAGE = 4096, HUGE_PAGE = 2 << 20, FINE = 4, CLASSES = FINE * 55 };   /* the last: SIZE_MAX / 4 */
 
 /* Blocks of LARGE bytes and more begin at different places in a page. Where all begin at the same one, element i of each
    operand meets the others in one set of the cache, and a load is held up by a store to the same place of another page. */
