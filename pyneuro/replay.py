@@ -104,10 +104,34 @@ class Items(NamedTuple):
             (self.where.update if isinstance(self.where, set) else self.where.extend)(elements)
 
 
+class Body(NamedTuple):
+    """What a function did when it was recorded: those who edit while they run give it other code."""
+
+    where: Any
+    name: str
+    value: tuple
+    owner: str
+
+    @classmethod
+    def of(cls, fn: Any) -> "Body":
+        return cls(fn, "its code", cls.parts(fn), fn.__qualname__)
+
+    @staticmethod
+    def parts(fn: Any) -> tuple:
+        return fn.__code__, fn.__defaults__, fn.__kwdefaults__
+
+    def holds(self) -> bool:
+        return all(a is b for a, b in zip(self.parts(self.where), self.value))
+
+    def put_back(self) -> None:
+        self.where.__code__, self.where.__defaults__, self.where.__kwdefaults__ = self.value
+
+
 def look_at(entries: list) -> list:
-    """The entries of dicts and cells as what Looks takes; others are no quick look."""
-    return [("cell", e.where, e.value) if type(e.where) is CellType else ("item", e.where, e.name, e.value)
-            for e in entries if type(e) is Entry and type(e.where) in (dict, defaultdict, CellType)]
+    """The entries of dicts, cells and functions as what Looks takes; others are no quick look."""
+    return [("body", e.where) if type(e) is Body else
+            ("cell", e.where, e.value) if type(e.where) is CellType else ("item", e.where, e.name, e.value)
+            for e in entries if type(e) is Body or (type(e) is Entry and type(e.where) in (dict, defaultdict, CellType))]
 
 
 class Argument:

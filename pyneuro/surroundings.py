@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from .nn.module import Module
-from .replay import MISSING, PLAIN, Entry, Items
+from .replay import MISSING, PLAIN, Body, Entry, Items
 from .tensor import Tensor
 
 MOST = 256                               # elements of a list or dict that are looked through; of longer ones only the number
@@ -66,6 +66,7 @@ class Surroundings:
         self._names: set[str] = set()
         self._asked: set[str] = set()                               # names of attributes that there need not be
         self._objects: list[Any] = []
+        self._of_classes: set[tuple[type, str]] = set()             # what was noted of them, for whichever of their objects
         self._todo = list(values)
         self.look()
 
@@ -91,6 +92,7 @@ class Surroundings:
         self._met[id(value)] = value
         if isinstance(value, Tensor):
             self.tensors.append(value)
+            self._objects.append(value)
         elif isinstance(value, types.FunctionType):
             if not installed(value.__globals__.get("__name__")):
                 self._function(value)
@@ -117,11 +119,12 @@ class Surroundings:
                            if name.startswith("__") and name not in _ASIDE and isinstance(member, types.FunctionType)]
             if isinstance(value, Module):
                 self.modules.append(value)
-                self._todo += [*value._parameters.values(), *value._buffers.values(), *value._modules.values(),
-                               getattr(value.forward, "__func__", value.forward)]
+                self._todo += [*value._parameters.values(), *value._buffers.values(), *value._modules.values()]
+                self._attribute(value, "forward")
 
     def _function(self, fn: Any) -> None:
         scope, label = fn.__globals__, fn.__qualname__
+        self.entries.append(Body.of(fn))
         for name in sorted(_named(fn, "LOAD_GLOBAL", "LOAD_NAME")):
             if name in scope:
                 self._note(scope, name, scope[name], label)
@@ -133,8 +136,10 @@ class Surroundings:
         self._todo += [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
         self._objects.append(fn)
         self._names |= _named(fn, "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")
-        if _named(fn, "LOAD_GLOBAL") & {"getattr", "hasattr"}:
-            self._asked |= {c for code in _codes(fn.__code__) for c in code.co_consts if isinstance(c, str) and c.isidentifier()}
+        if _named(fn, "LOAD_GLOBAL", "LOAD_ATTR") & {"getattr", "hasattr", "vars", "__dict__"} or _named(fn, "MATCH_CLASS"):
+            constants = [c for code in _codes(fn.__code__) for c in code.co_consts]
+            constants += [part for c in constants if isinstance(c, tuple) for part in c]
+            self._asked |= {c for c in constants if isinstance(c, str) and c.isidentifier()}
             self._names |= self._asked
 
     def _items(self, value: Any) -> None:
@@ -158,7 +163,10 @@ class Surroundings:
             if name in cls.__dict__:
                 if installed(cls.__module__):
                     return
-                self._note(cls.__dict__, name, cls.__dict__[name], label)
+                for c in classes[:classes.index(cls) + 1]:            # those before it have none, yet
+                    if (c, name) not in self._of_classes and not installed(c.__module__):
+                        self._of_classes.add((c, name))
+                        self._note(c.__dict__, name, c.__dict__.get(name, MISSING), label)
                 if isinstance(cls.__dict__[name], types.MemberDescriptorType) and not isinstance(owner, type):
                     slots = Slots(owner)
                     self._note(slots, name, slots.get(name, MISSING), label)

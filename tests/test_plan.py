@@ -1045,15 +1045,21 @@ class Bounds:
         self.high = 3.0
 
 
-class Scaled:
+class Rated:
     rate = 2.0
 
+
+class Scaled(Rated):
     def __call__(self, x):
         return x * self.rate
 
 
-def stretch(x):
-    return x * stretch.by
+def stretch(x, more=1.0):
+    return x * stretch.by * more
+
+
+def shrink(x, more=1.0):
+    return x / stretch.by
 
 
 stretch.by = 1.5
@@ -1068,11 +1074,16 @@ class Net(nn.Module):
         super().__init__()
         self.inner = nn.Linear(4, 3)
         self.sizes, self.settings, self.powers = [1.0, 2.0], Settings(), [2]
-        self.bounds, self.scaled = Bounds(), Scaled()
+        self.bounds, self.scaled, self.settings.pace, self.settings.tilt = Bounds(), Scaled(), 2.0, 0.5
         self.register_buffer("shift", pn.ones(3))
 
+
     def half(self, x):
-        return x * self.settings.scale + self.sizes[0] * sum(self.powers)
+        more = 1.0 if vars(self.settings).get("pace", 2.0) == 2.0 else 0.5
+        match self.settings:
+            case Settings(tilt=0.5):
+                more *= 2.0
+        return x * self.settings.scale + self.sizes[0] * sum(self.powers) * more * getattr(self.inner.weight, "gain", 2.0)
 
     def forward(self, x):
         return self.scaled(self.half(self.inner(x)).clamp(max=self.bounds.high) * SCALE * self.factor + self.shift) * stretch(2)
@@ -1086,8 +1097,15 @@ NET_CHANGES = {
     "a list": lambda net: net.sizes.__setitem__(0, 4.0),
     "a list of another length": lambda net: net.powers.__setitem__(slice(None), [3, 4]),
     "a setting": lambda net: setattr(net.settings, "scale", 4.0),
+    "a setting in a dict of attributes": lambda net: setattr(net.settings, "pace", 3.0),
+    "a setting that is matched": lambda net: setattr(net.settings, "tilt", 1.0),
     "a slot": lambda net: setattr(net.bounds, "high", 0.5),
     "an object that is called": lambda net: setattr(net.scaled, "rate", 0.5),
+    "what is in a class over one where it was": lambda net: setattr(Scaled, "rate", 0.25),
+    "an attribute of a parameter": lambda net: setattr(net.inner.weight, "gain", 0.5),
+    "code": lambda net: setattr(stretch, "__code__", shrink.__code__),
+    "defaults": lambda net: setattr(stretch, "__defaults__", (4.0,)),
+    "forward of the class": lambda net: setattr(Net, "forward", lambda self, x: self.inner(x) * 0.5),
     "an attribute of a function": lambda net: setattr(stretch, "by", 0.5),
     "settings": lambda net: setattr(net, "settings", type("S", (), {"scale": 7.0})()),
     "a buffer": lambda net: setattr(net, "shift", pn.zeros(3)),
@@ -1103,7 +1121,7 @@ NET_CHANGES = {
 def test_what_a_forward_reads(row):
     net, (x, _) = Net(), batch(0)
     compiled, within = pn.compile(net), pn.compile(lambda x: net(x) * 2)
-    before = SCALE, Net.factor, stretch.by
+    before, body = (SCALE, Net.factor, stretch.by, Net.forward), (stretch.__code__, stretch.__defaults__)
     try:
         for change in (lambda net: None, row):
             change(net)
@@ -1111,7 +1129,10 @@ def test_what_a_forward_reads(row):
                 assert bits(compiled(x)) == bits(net(x))
                 assert bits(within(x)) == bits(net(x) * 2)
     finally:
-        globals()["SCALE"], Net.factor, stretch.by = before
+        globals()["SCALE"], Net.factor, stretch.by, Net.forward = before
+        stretch.__code__, stretch.__defaults__ = body
+        if "rate" in vars(Scaled):
+            del Scaled.rate
 
 
 def test_methods_and_the_attributes_of_their_objects():

@@ -94,6 +94,8 @@ class Looks:
             return (len(where),)
         if kind == "tensor":
             return where.array, where._hooks, where.needs_grad
+        if kind == "body":
+            return where.__code__, where.__defaults__, where.__kwdefaults__
         if kind == "grad":
             return (None if where._grad is None else where._grad.array,)
         try:

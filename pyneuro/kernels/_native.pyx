@@ -6,6 +6,7 @@ of them it reads from the `Spec`s of signature.py, which also finds the words wh
 import os
 import weakref
 from time import perf_counter
+from types import FunctionType
 
 cimport cython
 cimport numpy as cnp

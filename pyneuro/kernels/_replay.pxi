@@ -7,6 +7,9 @@ cdef extern from "Python.h":
     Py_ssize_t PyList_GET_SIZE(PyObject *l)
     bint PyDict_Next(PyObject *d, Py_ssize_t *at, PyObject **key, PyObject **value)
     PyObject *PyCell_GET(PyObject *cell)
+    PyObject *PyFunction_GET_CODE(PyObject *fn)
+    PyObject *PyFunction_GET_DEFAULTS(PyObject *fn)
+    PyObject *PyFunction_GET_KW_DEFAULTS(PyObject *fn)
 
 cdef extern from *:
     """
@@ -76,15 +79,17 @@ cpdef bint same_layout(array, like):
 
 
 cdef enum:
-    ITEM, KEYS, LENGTH, CELL, TENSOR, GRAD, VERSION
+    ITEM, KEYS, LENGTH, CELL, TENSOR, GRAD, VERSION, BODY
 
-cdef dict LOOKS = {"item": ITEM, "keys": KEYS, "length": LENGTH, "cell": CELL, "tensor": TENSOR, "grad": GRAD, "version": VERSION}
+cdef dict LOOKS = {"item": ITEM, "keys": KEYS, "length": LENGTH, "cell": CELL, "tensor": TENSOR, "grad": GRAD, "version": VERSION,
+                   "body": BODY}
 
 cdef struct Look:
     int kind
     PyObject *where
     PyObject *name
     PyObject *value              # NULL: nothing
+    PyObject *more
     Py_ssize_t count
     Py_ssize_t first, after      # of those at the same dict, one after the other: the first, and where the next thing begins
     uint64_t version, seen       # of the first: the dict's when all of them found what had been there, and when they began
@@ -111,8 +116,8 @@ cdef class Looks:
     """Where to look, and what stood there; each a tuple that begins with its kind:
 
     ("item", dict, key, value)  ("keys", dict)  ("length", list)  ("cell", cell, value)  ("tensor", tensor): its array, its
-    hooks, and whether it needs a gradient  ("grad", tensor, array)  ("version", storage). A value is that very object;
-    `missing` stands for none.
+    hooks, and whether it needs a gradient  ("grad", tensor, array)  ("version", storage)  ("body", function): its code and
+    defaults. A value is that very object; `missing` stands for none.
     """
     def __init__(self, list looks not None, missing):
         cdef Look *look
@@ -139,6 +144,12 @@ cdef class Looks:
                 look.count = len(<list?>given[1])
             elif look.kind == VERSION:
                 look.count = (<Storage?>given[1]).version
+            elif look.kind == BODY:
+                if not isinstance(given[1], FunctionType):
+                    raise TypeError(f"a body is a function's, not that of a {type(given[1]).__name__}")
+                self.looks[i] = given = (*given, given[1].__code__, given[1].__defaults__, given[1].__kwdefaults__)
+                look.value, look.name = PyFunction_GET_CODE(look.where), PyFunction_GET_DEFAULTS(look.where)
+                look.more = PyFunction_GET_KW_DEFAULTS(look.where)
             else:
                 look.value = <PyObject *>given[2]
             if look.value == <PyObject *>missing:
@@ -193,6 +204,10 @@ cdef class Looks:
                     return i
             elif look.kind == VERSION:
                 if (<Storage>look.where).version != look.count:
+                    return i
+            elif look.kind == BODY:
+                if PyFunction_GET_CODE(look.where) != look.value or PyFunction_GET_DEFAULTS(look.where) != look.name or \
+                        PyFunction_GET_KW_DEFAULTS(look.where) != look.more:
                     return i
             else:
                 g = <PyObject *>(<TensorBase>look.where)._grad
