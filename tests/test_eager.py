@@ -3,6 +3,7 @@
 import gc
 import itertools
 import operator
+import sys
 
 import numpy as np
 import pytest
@@ -210,6 +211,43 @@ def test_the_limit_of_what_is_kept(megabytes, found):
     """40 MB are beyond what any malloc keeps: what is not kept here comes back as fresh pages."""
     code = "import pyneuro as pn; x = pn.full((10**7,), 7.0); del x; print(pn.empty(10**7)[10**6].item())"
     assert python(code, PYNEURO_CACHE_MB=megabytes)[1] == found
+
+
+@keeps
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, and elsewhere malloc has its way")
+def test_memory_of_arrays_that_are_gone_is_given_back():
+    """Of large arrays of all sizes, live and gone in any order: beside the live ones there is no more than is kept."""
+    code = """if True:
+        import random, pyneuro as pn
+        def resident():
+            with open("/proc/self/statm") as f:
+                return int(f.read().split()[1]) * 4096 >> 20
+        draw, live, first, most = random.Random(0), [], resident(), 0
+        for _ in range(400):
+            while sum(x.nbytes for x in live) > 100 << 20:
+                live.pop(draw.randrange(len(live)))
+            live.append(pn.ones(int(2 ** draw.uniform(19.5, 23))))
+            most = max(most, resident() - first - (sum(x.nbytes for x in live) >> 20))
+        print(most)"""
+    assert int(python(code, PYNEURO_CACHE_MB="32")[1]) < 32 + 64
+
+
+@keeps
+def test_what_is_kept_makes_way_for_what_is_asked_for():
+    """However much of other sizes was kept before: at most the first of these blocks are not used again."""
+    code = """if True:
+        import pyneuro as pn
+        held = [pn.ones(750) for _ in range(12_000)]
+        del held
+        seen = []
+        for _ in range(6):
+            held = [pn.full((n << 18,), 7.0) for n in (3, 5, 20)]
+            del held
+            x = pn.empty(20 << 18)
+            seen.append(x[10 ** 6].item())
+            del x
+        print(seen[-1])"""
+    assert python(code, PYNEURO_CACHE_MB="32")[1] == "7.0"
 
 
 def test_a_limit_is_a_number():

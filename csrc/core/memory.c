@@ -8,13 +8,18 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(MADV_HUGEPAGE) && !defined(__SANITIZE_ADDRESS__)            /* which looks only at what malloc gave */
+#define OWN_PAGES 1
+#else
+#define OWN_PAGES 0
+#endif
 
 /* Sizes are 1 to 4 lines, then four to each power of two: at most a quarter of a block is waste, and not touched. */
 enum { LINE = 64, PAGE = 4096, HUGE_PAGE = 2 << 20, FINE = 4, CLASSES = FINE * 55 };   /* the last: SIZE_MAX / 4 */
 
 /* Blocks of LARGE bytes and more begin at different places in a page. Where all begin at the same one, element i of each
    operand meets the others in one set of the cache, and a load is held up by a store to the same place of another page. */
-enum { LARGE = 16 << 10, SHIFT = 5 * LINE, SHIFTS = PAGE / SHIFT };
+enum { LARGE = 16 << 10, SHIFT = 5 * LINE, SHIFTS = PAGE / SHIFT, MARGIN = 64 << 10 /* >= PAGE, the system's too */ };
 
 typedef struct block {
     struct block *next;
@@ -22,6 +27,7 @@ typedef struct block {
 
 static block *kept[CLASSES];
 static int    shift;
+static int    hand;                    /* the class to free from: each has its turn, or what nobody asks for would stay */
 static size_t kept_bytes, most_bytes = (size_t)128 << 20;
 
 /* The class that a size belongs to, and the bytes of its blocks. */
@@ -40,6 +46,37 @@ static size_t size_of(int class)
     return (size_t)(FINE + class % FINE + 1) << (class / FINE - 1) << 6;
 }
 
+/* Blocks of HUGE_PAGE bytes and more are the system's own: malloc would put those of up to 32 MB side by side, and what is
+   freed between others stays with the process. */
+static void *reserve(size_t size)
+{
+#if OWN_PAGES
+    if (size >= HUGE_PAGE) {
+        char *p = mmap(NULL, size + MARGIN + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) return NULL;
+        size_t before = -(uintptr_t)p % HUGE_PAGE;
+        if (before) munmap(p, before);
+        if (before < HUGE_PAGE) munmap(p + before + size + MARGIN, HUGE_PAGE - before);
+        madvise(p + before, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);        /* where there are none, small ones do */
+        return p + before;
+    }
+#endif
+    void *b;
+    if (size < LARGE) return aligned_alloc(LINE, size);
+    return posix_memalign(&b, PAGE, size + PAGE) ? NULL : b;
+}
+
+static void release(block *b, size_t size)
+{
+#if OWN_PAGES
+    if (size >= HUGE_PAGE) {
+        munmap(b, size + MARGIN);
+        return;
+    }
+#endif
+    free(b);
+}
+
 static block *unkeep(int class)
 {
     block *b = kept[class];
@@ -53,18 +90,7 @@ void *pn_take(size_t bytes)
     if (bytes > SIZE_MAX / 4) return NULL;
     int class = class_of(bytes);
     size_t size = size_of(class);
-    void *b;
-    if (kept[class]) {
-        b = unkeep(class);
-    } else if (size < LARGE) {
-        b = aligned_alloc(LINE, size);
-    } else {
-        size_t huge = size / HUGE_PAGE * HUGE_PAGE;
-        if (posix_memalign(&b, huge ? HUGE_PAGE : PAGE, size + PAGE)) return NULL;
-#if defined(MADV_HUGEPAGE)
-        if (huge) madvise(b, huge, MADV_HUGEPAGE);                 /* where there are no huge pages, small ones do */
-#endif
-    }
+    void *b = kept[class] ? unkeep(class) : reserve(size);
     if (!b || size < LARGE) return b;
     shift = (shift + 1) % SHIFTS;
     return (char *)b + shift * SHIFT;
@@ -76,11 +102,13 @@ void pn_give(void *data, size_t bytes)
     size_t size = size_of(class);
     block *b = size < LARGE ? data : (block *)((uintptr_t)data / PAGE * PAGE);
     if (size > most_bytes) {
-        free(b);
+        release(b, size);
         return;
     }
-    for (int large = CLASSES - 1; kept_bytes + size > most_bytes; large--)       /* what was kept longer may be stale */
-        while (kept[large] && kept_bytes + size > most_bytes) free(unkeep(large));
+    while (kept_bytes + size > most_bytes) {
+        if (kept[hand]) release(unkeep(hand), size_of(hand));
+        else hand = (hand + 1) % CLASSES;
+    }
     b->next = kept[class];
     kept[class] = b;
     kept_bytes += size;
@@ -90,5 +118,5 @@ void pn_keep_at_most(size_t bytes)
 {
     most_bytes = bytes;
     for (int class = 0; class < CLASSES; class++)
-        while (kept[class]) free(unkeep(class));
+        while (kept[class]) release(unkeep(class), size_of(class));
 }
