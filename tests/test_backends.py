@@ -375,6 +375,8 @@ def triples(rng, many):
         (7, 9, 257),
         (1, 4, 1023),
         (65, 33, 1025),
+        (100, 48, 600),                                    # made of whole tiles, which end as the layer does
+        (150, 128, 700),
     ]
 
 

@@ -94,7 +94,9 @@ static int dense(const pn_call *c, int y, pn_row_value activation)
         .activation = activation,
         .attrs = read_scalars(c),
     };
-    gemm_finish finish = {dense_finish, &end};
+    gemm_finish finish = {dense_finish, &end, {0}};
+    if (end.z == end.y && end.bj == 1 && (activation == row_relu || activation == row_identity))
+        finish.in_tile = (tile_ending){ activation == row_relu ? END_BIAS | END_RELU : END_BIAS, .bias = end.bias };
     /* -0 is no bias: x + -0 is x. */
     int plain = end.bj == 0 && n > 0 && *end.bias == 0 && signbit(*end.bias) && activation == row_identity;
     return gemm(&g, IN(T, 0), IN(T, 1), end.z, plain ? NULL : &finish);

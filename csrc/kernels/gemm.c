@@ -9,8 +9,9 @@
    ("panel") at a time, for one cut, into L1, just before a block of rows of a meets it; the panel of c is finished,
    all cuts, before the next one is begun. A large one takes the five loops of Goto and van de Geijn, cut by cut:
    a block of b is packed once, and panel by panel it meets blocks of a packed into L2. c goes through a
-   buffer where it is not made of whole vectors; the activation of a dense layer runs on what is in cache. A few
-   rows of a do not repay packing: b is read once, in the order in which it lies. */
+   buffer where it is not made of whole vectors. What follows a product, such as a layer's bias and activation, runs on
+   what is in cache, the most frequent on what is in registers. A few rows of a do not repay packing: b is read once,
+   in the order in which it lies. */
 #include "gemm_tile.h"
 #include "pack.h"
 
@@ -40,13 +41,16 @@ typedef struct {
     int64_t block_rows, block_columns, block_depth;
     int64_t a_elements, panel_elements, buffer_elements;    /* of scratch */
     int     swapped, few, sweep, pack_a, pack_b;
+    int     whole;              /* c is made of whole tiles, none of which takes the way through a buffer */
 } gemm_plan;
 
 /* What is to happen to each part of c once it is complete: rows i .. i + m, columns j .. j + n. Parts may be
-   of any size, but where c is large they are small enough to be still in cache. */
+   of any size, but where c is large they are small enough to be still in cache. What a tile can do itself stands in
+   `in_tile`, for the whole of c: then `run` is for products that do not consist of whole tiles. */
 typedef struct {
     void (*run)(const void *what, int64_t i, int64_t m, int64_t j, int64_t n);
     const void *what;
+    tile_ending in_tile;
 } gemm_finish;
 
 /* Rows this far apart meet in one set of the L1 cache, and evict each other. */
@@ -110,6 +114,7 @@ static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t 
     int64_t width = (g.m <= TILE_FEW ? TILE_WIDE : TILE_VECS) * LANES;
     if (!g.panel_elements && (g.pack_b || g.n % LANES)) g.panel_elements = width * least(k, CUT);
     if (g.cj != 1 || g.n % LANES) g.buffer_elements = width * g.block_rows;
+    g.whole = !g.swapped && !g.buffer_elements;
     return g;
 }
 
@@ -312,9 +317,9 @@ static void pack_panels(const gemm_plan *g, const T *b, int64_t panels, int64_t 
 }
 
 /* One panel of c, `rows` by `columns`, plus the terms of p .. p + depth. a, b and c point at the first
-   element of each; `add` says that c already holds earlier cuts, `packed` that the panel holds b already. */
+   element of each; `packed` says that the panel holds b already. `end` is the last cut's. */
 static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t rows, int64_t columns,
-                       int64_t depth, int add, T *panel, int packed, T *buffer)
+                       int64_t depth, const tile_ending *end, T *panel, int packed, T *buffer)
 {
     int64_t vecs = parts_of(columns, LANES), width = vecs * LANES;
     int64_t most = vecs == 1 && !g->pack_a && !aliased(g->ai) ? TILE_TALL : TILE_ROWS;
@@ -322,18 +327,21 @@ static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t
     T *out = direct ? c : buffer;
     int64_t oi = direct ? g->ci : width;
 
-    if (!direct && add) pack(buffer, width, c, g->ci, g->cj, rows, columns);
+    if (!direct && end->what & END_ADD) pack(buffer, width, c, g->ci, g->cj, rows, columns);
     for (int64_t p = 0; p < depth; p += CUT) {
         int64_t terms = least(CUT, depth - p), bp = g->bp, ai = g->ai, ap = g->ap;
         const T *bs = b + p * g->bp, *as = a + p * g->ap;
         const T *next = p + CUT < depth ? bs + CUT * g->bp : b + width * g->bj;
+        tile_ending now = p + CUT < depth ? (tile_ending){0} : *end;
+        now.what |= p > 0 ? END_ADD : end->what & END_ADD;
         if (pack_b) pack(panel, width, bs, g->bp, g->bj, terms, columns);
         if (pack_b || packed) bs = panel, bp = width;
         if (g->pack_a) as = a, ai = 1, ap = TILE_ROWS;
         for (int64_t i = 0, height; i < rows; i += height) {
             height = tile_rows(rows - i, most);
-            if (g->pack_a && bs == panel) packed_tiles[height][vecs](terms, as, bs, out + i * oi, oi, add);
-            else tiles[height][vecs](terms, as, ai, ap, bs, bp, out + i * oi, oi, add || p > 0);
+            if (g->pack_a && bs == panel) packed_tiles[height][vecs](terms, as, bs, out + i * oi, oi, &now);
+            else tiles[height][vecs](terms, as, ai, ap, bs, bp, out + i * oi, oi, &now);
+            if (now.what & END_GATE) now.gate += height * oi;
             if (pack_b && (g->bj == 1 || g->pack_a)) prefetch_panel(g, next, terms, i, height, rows);
             as += g->pack_a ? terms * TILE_ROWS : height * ai;
         }
@@ -354,6 +362,7 @@ static void gemm_blocks(const gemm_plan *g, const T *a, const T *b, T *c, int64_
 {
     T *block = scratch, *panel = block + g->a_elements, *buffer = panel + g->panel_elements;
     int keep = g->pack_a && g->pack_b;    /* the panels, for the next block of a */
+    const int last = p + depth == g->k, in_tile = finish && g->whole && finish->in_tile.what;
 
     for (int64_t i = 0; i < g->m; i += g->block_rows) {
         int64_t rows = least(g->block_rows, g->m - i), finished = j, packed = j;
@@ -371,10 +380,14 @@ static void gemm_blocks(const gemm_plan *g, const T *a, const T *b, T *c, int64_
                 pack_panels(g, from, panels, depth, to);
                 packed = q + panels * TILE_VECS * LANES;
             }
-            gemm_panel(g, block_of_a, from, c + i * g->ci + q * g->cj, rows, columns, depth, p > 0, to,
+            tile_ending end = last && in_tile ? finish->in_tile : (tile_ending){0};
+            if (p > 0) end.what |= END_ADD;
+            if (end.what & END_BIAS) end.bias += q;
+            if (end.what & END_GATE) end.gate += i * g->ci + q;
+            gemm_panel(g, block_of_a, from, c + i * g->ci + q * g->cj, rows, columns, depth, &end, to,
                        keep && (i > 0 || q < packed), buffer);
             int64_t done = q + columns;
-            if (p + depth == g->k && (done == j + n || done - finished >= FINISH_COLUMNS)) {
+            if (last && !in_tile && (done == j + n || done - finished >= FINISH_COLUMNS)) {
                 finish_part(g, finish, i, rows, finished, done - finished);
                 finished = done;
             }
@@ -435,6 +448,16 @@ static int gemm(const gemm_plan *g, const T *a, const T *b, T *c, const gemm_fin
     return PN_OK;
 }
 
+/* relu's derivative in place of what is written. */
+static tile_ending follows_in_tile(const pn_call *c)
+{
+    const pn_call *then = c->then;
+    if (!then || c->then_kernel != k_relu_grad || c->then_slot != 0) return (tile_ending){0};
+    const T *dy = then->buf[0].data, *y = then->buf[1].data, *dx = then->buf[2].data;
+    if (dx != dy || y == dy || then->buf[1].stride[0] != 1) return (tile_ending){0};
+    return (tile_ending){ END_GATE, .gate = y + (OUT(T, 2) - dy) };
+}
+
 DEFINE(matmul)
 {
     int64_t m = c->dim[0], k = c->dim[1], n = c->dim[2];
@@ -442,7 +465,7 @@ DEFINE(matmul)
     gemm_plan g = gemm_make(m, n, k, STRIDE(0, 0), STRIDE(0, 1), STRIDE(1, 0), STRIDE(1, 1),
                             STRIDE(2, 0), STRIDE(2, 1));
     gemm_follower follower = { then, c->then_kernel, then ? OUT(T, 2) - (T *)then->buf[c->then_slot].data : 0, STRIDE(2, 0) };
-    gemm_finish finish = { gemm_follow, &follower };
+    gemm_finish finish = { gemm_follow, &follower, follows_in_tile(c) };
     return gemm(&g, IN(T, 0), IN(T, 1), OUT(T, 2), then ? &finish : NULL);
 }
 

@@ -48,19 +48,31 @@ INLINE reg tile_fma(vec s, reg x, reg sum)
 #endif
 }
 
-/* The end of a tile: c = the sums, or c += them. */
-INLINE void tile_end(int rows, int vecs, reg sum[][TILE_WIDE], T *c, int64_t ci, int add)
+/* The end of a tile: c = the sums, or c += them; and where that completes c, what comes next while it is in registers:
+   + a bias for each column, relu, or relu's derivative at the values of `gate`, which lie as c does. */
+enum { END_ADD = 1, END_BIAS = 2, END_RELU = 4, END_GATE = 8 };
+typedef struct {
+    int what;
+    const T *bias, *gate;
+} tile_ending;
+
+/* For each sum of a tile: the loops are unrolled, as are those below. */
+#define EACH_SUM(...)                                       \
+    _Pragma("GCC unroll 16") for (int i = 0; i < rows; i++) \
+        _Pragma("GCC unroll 4") for (int v = 0; v < vecs; v++) __VA_ARGS__
+
+INLINE void tile_end(int rows, int vecs, reg sum[][TILE_WIDE], T *c, int64_t ci, const tile_ending *end)
 {
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++) {
-#pragma GCC unroll 4
-        for (int v = 0; v < vecs; v++) {
-            T *to = c + i * ci + v * LANES;
-            if (add) sum[i][v] = vload(to) + sum[i][v];
-            vstore(to, sum[i][v]);
-        }
+    if (end->what) {
+        const params none = vparams((scalars){{0}});
+        if (end->what & END_ADD) EACH_SUM(sum[i][v] = vload(c + i * ci + v * LANES) + sum[i][v]);
+        if (end->what & END_BIAS) EACH_SUM(sum[i][v] += vload(end->bias + v * LANES));
+        if (end->what & END_RELU) EACH_SUM(sum[i][v] = value_relu(sum[i][v], none));
+        if (end->what & END_GATE) EACH_SUM(sum[i][v] = slope_relu(sum[i][v], vload(end->gate + i * ci + v * LANES), none));
     }
+    EACH_SUM(vstore(c + i * ci + v * LANES, sum[i][v]));
 }
+#undef EACH_SUM
 
 /* The loop over k. Rows are addressed from every third one, which takes x86 one pointer and the scaled strides ai, 2 ai
    for three rows. */
@@ -87,11 +99,11 @@ INLINE void tile_terms(int rows, int vecs, int64_t k, const T **third, int64_t a
     }
 }
 
-/* c[i * ci + j] = sum over p of a[i * ai + p * ap] * b[p * bp + j], or += that sum if `add`: for `rows`
-   values of i and `vecs` whole vectors of j. The caller sees to edges. rows and vecs are constants, so
-   that `sum` is registers. */
+/* c[i * ci + j] = sum over p of a[i * ai + p * ap] * b[p * bp + j], ended as `end` says: for `rows` values of i
+   and `vecs` whole vectors of j. The caller sees to edges. rows and vecs are constants, so that `sum` is
+   registers. */
 INLINE void tile(int rows, int vecs, int64_t k, const T *a, int64_t ai, int64_t ap, const T *b, int64_t bp,
-                 T *c, int64_t ci, int add)
+                 T *c, int64_t ci, const tile_ending *end)
 {
     reg sum[TILE_TALL][TILE_WIDE];
     const T *third[(TILE_TALL + 2) / 3];
@@ -104,7 +116,7 @@ INLINE void tile(int rows, int vecs, int64_t k, const T *a, int64_t ai, int64_t 
     }
     if (ap == 1) tile_terms(rows, vecs, k, third, ai, 1, b, bp, sum);
     else tile_terms(rows, vecs, k, third, ai, ap, b, bp, sum);
-    tile_end(rows, vecs, sum, c, ci, add);
+    tile_end(rows, vecs, sum, c, ci, end);
 }
 
 /* The next `terms` terms of a tile of packed a and b. The barrier keeps loads of one term from moving into another, for
@@ -128,7 +140,7 @@ INLINE void packed_terms(int terms, int rows, int vecs, const T *a, const T *b, 
 
 /* The same where a and b are both packed: rows of TILE_ROWS and of `vecs` vectors. c, which is used for the first time
    in a while, is on its way before the sums are complete. */
-INLINE void packed_tile(int rows, int vecs, int64_t k, const T *a, const T *b, T *c, int64_t ci, int add)
+INLINE void packed_tile(int rows, int vecs, int64_t k, const T *a, const T *b, T *c, int64_t ci, const tile_ending *end)
 {
     reg sum[TILE_TALL][TILE_WIDE];
 
@@ -141,17 +153,17 @@ INLINE void packed_tile(int rows, int vecs, int64_t k, const T *a, const T *b, T
     for (; k >= TILE_TERMS; k -= TILE_TERMS, a += TILE_TERMS * TILE_ROWS, b += TILE_TERMS * vecs * LANES)
         packed_terms(TILE_TERMS, rows, vecs, a, b, sum);
     for (; k > 0; k--, a += TILE_ROWS, b += vecs * LANES) packed_terms(1, rows, vecs, a, b, sum);
-    tile_end(rows, vecs, sum, c, ci, add);
+    tile_end(rows, vecs, sum, c, ci, end);
 }
 
 typedef void (*tile_function)(int64_t k, const T *a, int64_t ai, int64_t ap, const T *b, int64_t bp,
-                              T *c, int64_t ci, int add);
+                              T *c, int64_t ci, const tile_ending *end);
 
 #define TILE_FUNCTION(rows, vecs)                                                                           \
     static void tile_##rows##x##vecs(int64_t k, const T *a, int64_t ai, int64_t ap, const T *b, int64_t bp, \
-                                     T *c, int64_t ci, int add)                                             \
+                                     T *c, int64_t ci, const tile_ending *end)                              \
     {                                                                                                       \
-        tile(rows, vecs, k, a, ai, ap, b, bp, c, ci, add);                                                  \
+        tile(rows, vecs, k, a, ai, ap, b, bp, c, ci, end);                                                  \
     }
 EACH_TILE(TILE_FUNCTION)
 #undef TILE_FUNCTION
@@ -160,12 +172,12 @@ EACH_TILE(TILE_FUNCTION)
 static const tile_function tiles[TILE_TALL + 1][TILE_WIDE + 1] = { EACH_TILE(TILE_ENTRY) };
 #undef TILE_ENTRY
 
-typedef void (*packed_tile_function)(int64_t k, const T *a, const T *b, T *c, int64_t ci, int add);
+typedef void (*packed_tile_function)(int64_t k, const T *a, const T *b, T *c, int64_t ci, const tile_ending *end);
 
-#define TILE_FUNCTION(rows, vecs)                                                                                    \
-    static void packed_tile_##rows##x##vecs(int64_t k, const T *a, const T *b, T *c, int64_t ci, int add)            \
-    {                                                                                                                \
-        packed_tile(rows, vecs, k, a, b, c, ci, add);                                                                \
+#define TILE_FUNCTION(rows, vecs)                                                                                        \
+    static void packed_tile_##rows##x##vecs(int64_t k, const T *a, const T *b, T *c, int64_t ci, const tile_ending *end) \
+    {                                                                                                                    \
+        packed_tile(rows, vecs, k, a, b, c, ci, end);                                                                    \
     }
 EACH_PACKED_TILE(TILE_FUNCTION)
 #undef TILE_FUNCTION
