@@ -56,7 +56,7 @@ static void *reserve(size_t size)
         if (p == MAP_FAILED) return NULL;
         size_t before = -(uintptr_t)p % HUGE_PAGE;
         if (before) munmap(p, before);
-        if (before < HUGE_PAGE) munmap(p + before + size + MARGIN, HUGE_PAGE - before);
+        munmap(p + before + size + MARGIN, HUGE_PAGE - before);
         madvise(p + before, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);        /* where there are none, small ones do */
         return p + before;
     }

@@ -56,14 +56,14 @@ typedef struct {
 /* Rows this far apart meet in one set of the L1 cache, and evict each other. */
 INLINE int aliased(int64_t stride) { return stride != 0 && stride * (int64_t)sizeof(T) % 4096 == 0; }
 
-/* Whether it repays to pack both a and b, for k > 0. */
-INLINE int large(int64_t m, int64_t n, int64_t k) { return m * n >= PACK_TERMS / least(k, PACK_TERMS); }
+/* Whether it repays to pack both a and b. */
+INLINE int large(int64_t m, int64_t n, int64_t k) { return k > 0 && m * n >= PACK_TERMS / least(k, PACK_TERMS); }
 
 /* Of one way to multiply, roughly, in vector FMAs: few_rows, which transpose each vector of b; or the tiles, packing
    b by transposing where bj is not 1, and likewise writing c, a large one once for each cut. */
 static int64_t gemm_cost(int64_t m, int64_t n, int64_t k, int64_t bj, int64_t cj)
 {
-    int64_t rows = m < 4 ? 4 : m, vectors = k * parts_of(n, LANES), times = k > 0 && large(m, n, k) ? parts_of(k, CUT) : 1;
+    int64_t rows = m < 4 ? 4 : m, vectors = k * parts_of(n, LANES), times = large(m, n, k) ? parts_of(k, CUT) : 1;
     if (m <= FEW && bj != 1) return (m + 2) * vectors;
     return rows * vectors + (bj == 1 ? 0 : n * k / 2) + (cj == 1 ? 0 : times * m * n / 2);
 }
@@ -106,7 +106,7 @@ static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t 
     int64_t panels = parts_of(g.n, TILE_VECS * LANES);
     g.pack_b = g.bj != 1 || (g.m > 4 * TILE_ROWS && (aliased(g.bp) || bytes_b > SMALL_BYTES));
     g.pack_a = k > 0 && ((panels > 2 && aliased(g.ai)) || (panels > 4 && bytes_a > 2 * SMALL_BYTES));
-    if (k > 0 && panels > 4 && g.m > 4 * TILE_ROWS && large(g.m, g.n, k))
+    if (panels > 4 && g.m > 4 * TILE_ROWS && large(g.m, g.n, k))
         g.pack_a = g.pack_b = 1;
     g.block_rows = least(g.m, BLOCK_ROWS), g.block_columns = g.n, g.block_depth = k;
     if (g.pack_a) gemm_block_sizes(&g);
