@@ -431,7 +431,7 @@ def test_a_matmul_row_has_the_same_bits_in_any_batch(dtype, backend, n, k):
     a, b = rng.normal(size=(97, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
     whole_batch = product(backend, a, b)
     for rows in (1, 2, 3, 5, 8, 13, 31, 64):
-        for layout in ("contiguous", "transposed"):
+        for layout in ("contiguous", "transposed", "strided"):
             few = product(backend, a[11:11 + rows], laid_out(b, layout))
             assert np.array_equal(few, whole_batch[11:11 + rows]), f"{rows} rows, {layout}"
     for columns in (1, 3, 6):
