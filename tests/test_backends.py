@@ -402,10 +402,12 @@ def test_bmm_and_dense_are_exact_on_integers(dtype, backend):
         layout = list(READABLE)[i % len(READABLE)]
         x, w, b, dy = (laid_out(whole(rng, *shape, dtype=dtype), layout) for shape in ((m, k), (n, k), (n,), (m, n)))
         y, dw, db = np.full((m, n), np.nan, dtype), np.full((n, k), np.nan, dtype), np.full(n, np.nan, dtype)
-        run("dense_identity", (x, w, b, y))
-        assert np.array_equal(y, x.astype(int) @ w.T.astype(int) + b), (m, n, k, layout)
-        run("dense_relu", (x, w, b, y))
-        assert np.array_equal(y, np.maximum(x.astype(int) @ w.T.astype(int) + b, 0)), (m, n, k, layout)
+        for bias in (b, np.broadcast_to(dtype(-0.0), n)):       # or none
+            z = x.astype(int) @ w.T.astype(int) + bias
+            run("dense_identity", (x, w, bias, y))
+            assert np.array_equal(y, z), (m, n, k, layout)
+            run("dense_relu", (x, w, bias, y))
+            assert np.array_equal(y, np.maximum(z, 0)), (m, n, k, layout)
         run("dense_grad_w", (dy, x, dw, db))
         assert np.array_equal(dw, dy.T.astype(int) @ x.astype(int)), (m, n, k, layout)
         assert np.array_equal(db, dy.astype(int).sum(0)), (m, n, k, layout)

@@ -95,11 +95,11 @@ static int dense(const pn_call *c, int y, pn_row_value activation)
         .attrs = read_scalars(c),
     };
     gemm_finish finish = {dense_finish, &end, {0}};
-    if (end.z == end.y && end.bj == 1 && (activation == row_relu || activation == row_identity))
-        finish.in_tile = (tile_ending){ activation == row_relu ? END_BIAS | END_RELU : END_BIAS, .bias = end.bias };
     /* -0 is no bias: x + -0 is x. */
-    int plain = end.bj == 0 && n > 0 && *end.bias == 0 && signbit(*end.bias) && activation == row_identity;
-    return gemm(&g, IN(T, 0), IN(T, 1), end.z, plain ? NULL : &finish);
+    const int none = end.bj == 0 && n > 0 && *end.bias == 0 && signbit(*end.bias), relu = activation == row_relu;
+    if (end.z == end.y && (none || end.bj == 1) && (relu || activation == row_identity))
+        finish.in_tile = (tile_ending){ (none ? 0 : END_BIAS) | (relu ? END_RELU : 0), .bias = end.bias };
+    return gemm(&g, IN(T, 0), IN(T, 1), end.z, none && activation == row_identity ? NULL : &finish);
 }
 
 #define DENSE_SLOT_y 3

@@ -97,7 +97,7 @@ static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t 
                         .ai = g.bj, .ap = bp, .bp = ap, .bj = g.ai, .ci = g.cj, .cj = g.ci};
 
     int64_t bytes_a = g.m * k * (int64_t)sizeof(T), bytes_b = k * g.n * (int64_t)sizeof(T);
-    g.few = g.m <= FEW && g.bj != 1 && g.bp == 1 && k > 0;
+    g.few = g.m <= FEW && g.bj != 1 && g.bp == 1;
     g.sweep = g.m <= FEW && g.bj == 1 && (bytes_b > SWEEP_BYTES || g.m == 1 || (g.m < FEW && g.n % LANES));
     if (g.sweep) g.buffer_elements = FEW * SWEEP_COLUMNS;
     else if (g.few && g.ap != 1) g.buffer_elements = g.m * k;
@@ -105,7 +105,7 @@ static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t 
 
     int64_t panels = parts_of(g.n, TILE_VECS * LANES);
     g.pack_b = g.bj != 1 || (g.m > 4 * TILE_ROWS && (aliased(g.bp) || bytes_b > SMALL_BYTES));
-    g.pack_a = k > 0 && g.m > TILE_FEW && ((panels > 2 && aliased(g.ai)) || (panels > 4 && bytes_a > 2 * SMALL_BYTES));
+    g.pack_a = g.m > TILE_FEW && ((panels > 2 && aliased(g.ai)) || (panels > 4 && bytes_a > 2 * SMALL_BYTES));
     if (panels > 4 && g.m > 4 * TILE_ROWS && large(g.m, g.n, k))
         g.pack_a = g.pack_b = 1;
     g.block_rows = least(g.m, BLOCK_ROWS), g.block_columns = g.n, g.block_depth = k;
