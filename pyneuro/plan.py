@@ -42,11 +42,12 @@ from .kernels import (
     watchers,
 )
 from .nn.module import HOOKS, Module
-from .passes import PASSES, Call, Span, root_of, shortened, start_of, together
+from .passes import PASSES, Call, Memory, Span, root_of, shortened, start_of, together
 from .replay import (
     MISSING,
     PLAIN,
     Argument,
+    Contents,
     Entry,
     Latest,
     Lease,
@@ -167,6 +168,14 @@ class Recorder:
         """All that Python read, as it was."""
         return [*self.surroundings.entries, *[e for s in self.modules.values() for e in s.entries]]
 
+    def leave_operands(self) -> None:
+        """Arrays that calls read or write are nothing to look at: a replay reads and writes them again."""
+        found, memory = self.surroundings.entries, Memory()
+        if any(type(e) is Contents for e in found):
+            for b in [b for call in self.calls for b in call.bufs if b.size]:
+                memory.add(Span.of(b))
+            found[:] = [e for e in found if type(e) is not Contents or not memory.meets(Span.of(np.asarray(e.where)))]
+
     def put_back(self) -> None:
         """After a recording that failed: let stand what stood where, and take away what optimizers' state began in it."""
         for e in self.noted():
@@ -196,6 +205,9 @@ class Recorder:
             self.versions.setdefault(id(t.storage), (t.storage, t.storage.version))
         for m in found.modules[modules:]:
             self.calls_module(m)
+        for i in found.iterators:
+            self.refuse(f"a {type(i).__name__} is named, which goes on wherever something is taken from it",
+                        "take the next: give that as an argument")
 
     def may_draw(self, *values: Any) -> None:
         for g in values:
@@ -911,6 +923,7 @@ class Compiled(Quick):
             if any(numbers.drawn() for numbers in recorder.numbers.values()):
                 raise NotRecordable(f"{self.name} draws random numbers with Python's or NumPy's generator; a replay would not draw "
                                     "again: draw with pyneuro's, or give the numbers as an argument")
+            recorder.leave_operands()
             entries = recorder.surroundings.entries
             for e in recorder.noted():
                 if not e.holds():
@@ -1084,11 +1097,14 @@ def compile(fn: Any = None, *, disable: bool = False, without: Iterable[str] = (
     have the bits that the function itself gives. Learning rates and all that optimizers read from their param groups
     may change between calls; schedulers step outside. Gradients stay in .grad, whose memory the next replay writes.
 
-    Raises NotRecordable where a function reads values, naming the line, changes what is not its own, or draws from Python's or
-    NumPy's generators. With PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes (pyneuro.passes.PASSES)
-    to leave out. prepack: where no gradients are recorded, dense layers read private copies of their weights, which makes the
-    most of few rows; they follow optimizers, load_state_dict and whatever else writes the parameters themselves, but nothing
-    that is written by way of `.data` or NumPy. Usable as a decorator.
+    Numbers that it reads from NumPy arrays are looked at before each replay, in arrays of up to 64 KiB; larger ones must not
+    change, but for those that tensors share memory with.
+
+    Raises NotRecordable where a function reads values, naming the line, changes what is not its own, names an iterator, or
+    draws from Python's or NumPy's generators. With PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes
+    (pyneuro.passes.PASSES) to leave out. prepack: where no gradients are recorded, dense layers read private copies of their
+    weights, which makes the most of few rows; they follow optimizers, load_state_dict and whatever else writes the parameters
+    themselves, but nothing that is written by way of `.data` or NumPy. Usable as a decorator.
     """
     if fn is None:
         return lambda f: compile(f, disable=disable, without=without, prepack=prepack)

@@ -127,6 +127,32 @@ class Body(NamedTuple):
         self.where.__code__, self.where.__defaults__, self.where.__kwdefaults__ = self.value
 
 
+class Contents(NamedTuple):
+    """The bytes of an array of numbers when it was recorded."""
+
+    where: Any
+    name: str
+    value: bytes
+    owner: str
+
+    @classmethod
+    def of(cls, where: Any) -> "Contents":
+        return cls(where, f"a {type(where).__name__}", cls.bytes_of(where), "what it names")
+
+    @staticmethod
+    def bytes_of(where: Any) -> bytes:
+        return where.tobytes() if hasattr(where, "tobytes") else bytes(where)
+
+    def holds(self) -> bool:
+        return self.bytes_of(self.where) == self.value
+
+    def put_back(self) -> None:
+        if isinstance(self.where, np.ndarray):
+            self.where[...] = np.frombuffer(self.value, self.where.dtype).reshape(self.where.shape)
+        else:
+            memoryview(self.where).cast("B")[:] = self.value
+
+
 def look_at(entries: list) -> list:
     """The entries of dicts, cells and functions as what Looks takes; others are no quick look."""
     return [("body", e.where) if type(e) is Body else

@@ -3,19 +3,24 @@
 lists and dicts among them. All of it must stand as it was for what was recorded to be right.
 """
 
+import io
 import sys
 import types
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from dis import get_instructions
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from .nn.module import Module
-from .replay import MISSING, PLAIN, Body, Entry, Items
+from .replay import MISSING, PLAIN, Body, Contents, Entry, Items
 from .tensor import Tensor
 
 MOST = 256                               # elements of a list or dict that are looked through; of longer ones only the number
+MOST_BYTES = 65536                       # of an array that is looked through; a longer one counts as one that does not change
 # Methods that code calls without their names are looked at, but for those by which objects are made, shown, compared and kept.
 _ASIDE = frozenset(f"__{name}__" for name in (
     "init", "new", "post_init", "init_subclass", "class_getitem", "set_name", "del", "repr", "str", "format", "dir", "eq", "hash",
@@ -56,12 +61,13 @@ class Slots:
 
 
 class Surroundings:
-    """entries: what stands where. tensors and modules: those that were met on the way."""
+    """entries: what stands where. tensors, modules and iterators: those that were met on the way."""
 
     def __init__(self, *values: Any) -> None:
         self.entries: list[Any] = []
         self.tensors: list[Any] = []
         self.modules: list[Module] = []
+        self.iterators: list[Any] = []                              # that go on where they are read
         self._met: dict[int, Any] = {}
         self._names: set[str] = set()
         self._asked: set[str] = set()                               # names of attributes that there need not be
@@ -104,6 +110,12 @@ class Surroundings:
             self._todo += [value.func, *value.args, *value.keywords.values()]
         elif isinstance(value, (list, tuple, dict, set, deque)):
             self._items(value)
+        elif isinstance(value, (np.ndarray, bytearray, array, memoryview)):
+            size = value.nbytes if hasattr(value, "nbytes") else memoryview(value).nbytes
+            if size <= MOST_BYTES and not getattr(getattr(value, "dtype", None), "hasobject", False):
+                self.entries.append(Contents.of(value))
+        elif isinstance(value, Iterator) and installed(type(value).__module__) and not isinstance(value, io.IOBase):
+            self.iterators.append(value)
         elif isinstance(value, type):
             if not installed(value.__module__):
                 self._objects.append(value)
@@ -117,6 +129,8 @@ class Surroundings:
             self._todo += [member for cls in type(value).__mro__ if not installed(cls.__module__)
                            for name, member in cls.__dict__.items()
                            if name.startswith("__") and name not in _ASIDE and isinstance(member, types.FunctionType)]
+            if "_last_lr" in getattr(value, "__dict__", ()):       # what get_last_lr() of a scheduler reads
+                self._note(value.__dict__, "_last_lr", value._last_lr, type(value).__name__)
             if isinstance(value, Module):
                 self.modules.append(value)
                 self._todo += [*value._parameters.values(), *value._buffers.values(), *value._modules.values()]

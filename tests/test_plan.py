@@ -3,6 +3,7 @@
 
 Most tests run twins: the same small world twice, one with its step compiled, and compare all that there is to see.
 """
+import array
 import copy
 import gc
 import os
@@ -1075,11 +1076,12 @@ class Net(nn.Module):
         self.inner = nn.Linear(4, 3)
         self.sizes, self.settings, self.powers = [1.0, 2.0], Settings(), [2]
         self.bounds, self.scaled, self.settings.pace, self.settings.tilt = Bounds(), Scaled(), 2.0, 0.5
+        self.weights = np.array([0.5, 1.0])
         self.register_buffer("shift", pn.ones(3))
 
 
     def half(self, x):
-        more = 1.0 if vars(self.settings).get("pace", 2.0) == 2.0 else 0.5
+        more = self.weights[1] if vars(self.settings).get("pace", 2.0) == 2.0 else 0.5
         match self.settings:
             case Settings(tilt=0.5):
                 more *= 2.0
@@ -1099,6 +1101,7 @@ NET_CHANGES = {
     "a setting": lambda net: setattr(net.settings, "scale", 4.0),
     "a setting in a dict of attributes": lambda net: setattr(net.settings, "pace", 3.0),
     "a setting that is matched": lambda net: setattr(net.settings, "tilt", 1.0),
+    "a number in an array": lambda net: net.weights.__setitem__(1, 0.25),
     "a slot": lambda net: setattr(net.bounds, "high", 0.5),
     "an object that is called": lambda net: setattr(net.scaled, "rate", 0.5),
     "what is in a class over one where it was": lambda net: setattr(Scaled, "rate", 0.25),
@@ -1235,6 +1238,61 @@ def test_arrays_in_a_closure_are_followed():
     for i in range(3):
         array[:] = i
         assert bits(compiled(vector(1, 2))) == bits(fn(vector(1, 2)))
+
+
+NUMBERS = {                              # what numbers may stand in, and how another one gets there
+    "an array": (lambda: np.ones(3), lambda a: a.__setitem__(1, 5)),
+    "every other column": (lambda: np.ones((3, 4), np.float32)[:, ::2], lambda a: a.__setitem__((2, 1), 5)),
+    "one number": (lambda: np.array(2), lambda a: a.fill(3)),
+    "bytes": (lambda: bytearray(b"123"), lambda a: a.__setitem__(1, 0)),
+    "more bytes": (lambda: bytearray(b"123"), lambda a: a.append(1)),
+    "array.array": (lambda: array.array("d", [1, 2]), lambda a: a.__setitem__(0, 5)),
+}
+
+
+@table(NUMBERS)
+def test_numbers_in_a_closure_are_looked_at(row):
+    make, change = row
+    numbers = make()
+    fn = lambda x: x * float(np.asarray(numbers).sum())
+    compiled, x = pn.compile(fn), vector(1, 2)
+    for _ in range(2):
+        assert bits(compiled(x)) == bits(fn(x))
+    change(numbers)
+    for _ in range(2):
+        assert bits(compiled(x)) == bits(fn(x))
+    assert compiled.recordings == 2
+
+
+def test_an_array_that_a_recording_changes_is_put_back():
+    def fn(x):
+        numbers[0] += 1
+        return x * float(numbers[0])
+
+    numbers = np.array([1.0, 2.0])
+    with pytest.raises(NotRecordable, match="a ndarray changes"):
+        pn.compile(fn)(vector(1))
+    assert numbers.tolist() == [1, 2]
+
+
+def test_the_last_learning_rate_of_a_scheduler_is_looked_at():
+    optimizer = pn.optim.SGD([pn.nn.Parameter(vector(1))], lr=0.5)
+    scheduler = pn.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    fn = lambda x: x * scheduler.get_last_lr()[0]
+    compiled = pn.compile(fn)
+    for _ in range(3):
+        assert bits(compiled(vector(3))) == bits(fn(vector(3)))
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("make", [iter, enumerate, lambda batches: zip(batches, batches), lambda batches: (b for b in batches)])
+def test_an_iterator_is_refused_and_keeps_its_place(make):
+    batches = make([vector(1), vector(2)])
+    compiled = pn.compile(lambda x: x if next(batches) is None else -x)
+    with pytest.raises(NotRecordable, match="which goes on wherever something is taken from it"):
+        compiled(vector(3))
+    assert len(list(batches)) == 2
 
 
 def test_keywords_defaults_and_nested_arguments():
