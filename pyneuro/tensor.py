@@ -63,6 +63,7 @@ CPU = device()
 
 class _Defaults:
     dtype = _FLOATS[0]
+    precision = "highest"
 
 
 def get_default_dtype() -> np.dtype:
@@ -75,6 +76,18 @@ def set_default_dtype(dtype: Any) -> None:
     if chosen not in _FLOATS:
         raise DtypeError(f"the default dtype must be float32 or float64, not {chosen}")
     _Defaults.dtype = chosen
+
+
+def get_float32_matmul_precision() -> str:
+    return _Defaults.precision
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """"highest", "high" or "medium": how much products of float32 may be rounded before they are summed. "high" and "medium"
+    allow less than float32, and no kernel here makes use of that. Raises ValueError for another word."""
+    if precision not in ("highest", "high", "medium"):
+        raise ValueError(f"the precision of float32 products is 'highest', 'high' or 'medium', not {precision!r}")
+    _Defaults.precision = precision
 
 
 def as_dtype(dtype: Any) -> np.dtype:

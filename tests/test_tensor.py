@@ -331,3 +331,15 @@ def test_repr_of_many_is_short():
 def test_tensors_are_hashed_by_identity():
     a, b = pn.ones(1), pn.ones(1)
     assert len({a, b, a}) == 2 and hash(a) != hash(b)
+
+
+def test_the_precision_of_products_takes_torchs_words():
+    assert pn.get_float32_matmul_precision() == "highest"
+    try:
+        for word in ("high", "medium", "highest"):
+            pn.set_float32_matmul_precision(word)
+            assert pn.get_float32_matmul_precision() == word
+        with pytest.raises(ValueError, match="'highest', 'high' or 'medium', not 'low'"):
+            pn.set_float32_matmul_precision("low")
+    finally:
+        pn.set_float32_matmul_precision("highest")
