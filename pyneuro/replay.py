@@ -143,14 +143,18 @@ class Contents(NamedTuple):
     def bytes_of(where: Any) -> bytes:
         return where.tobytes() if hasattr(where, "tobytes") else bytes(where)
 
+    def as_array(self) -> np.ndarray:
+        """In the same memory."""
+        return self.where if isinstance(self.where, np.ndarray) else np.frombuffer(self.where, np.uint8)
+
     def holds(self) -> bool:
         return self.bytes_of(self.where) == self.value
 
     def put_back(self) -> None:
-        if isinstance(self.where, np.ndarray):
-            self.where[...] = np.frombuffer(self.value, self.where.dtype).reshape(self.where.shape)
-        else:
-            memoryview(self.where).cast("B")[:] = self.value
+        """Let them be there again, but where there are more or less of them now."""
+        to = self.as_array()
+        if to.nbytes == len(self.value) and to.flags.writeable:
+            to[...] = np.frombuffer(self.value, to.dtype).reshape(to.shape)
 
 
 def look_at(entries: list) -> list:

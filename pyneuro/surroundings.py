@@ -110,8 +110,10 @@ class Surroundings:
             self._todo += [value.func, *value.args, *value.keywords.values()]
         elif isinstance(value, (list, tuple, dict, set, deque)):
             self._items(value)
-        elif isinstance(value, (np.ndarray, bytearray, array, memoryview)):
-            size = value.nbytes if hasattr(value, "nbytes") else memoryview(value).nbytes
+        elif isinstance(value, memoryview):
+            self._todo.append(value.obj)
+        elif isinstance(value, (np.ndarray, bytearray, array)):
+            size = value.nbytes if isinstance(value, np.ndarray) else memoryview(value).nbytes
             if size <= MOST_BYTES and not getattr(getattr(value, "dtype", None), "hasobject", False):
                 self.entries.append(Contents.of(value))
         elif isinstance(value, Iterator) and installed(type(value).__module__) and not isinstance(value, io.IOBase):

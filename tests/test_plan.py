@@ -1245,7 +1245,8 @@ NUMBERS = {                              # what numbers may stand in, and how an
     "every other column": (lambda: np.ones((3, 4), np.float32)[:, ::2], lambda a: a.__setitem__((2, 1), 5)),
     "one number": (lambda: np.array(2), lambda a: a.fill(3)),
     "bytes": (lambda: bytearray(b"123"), lambda a: a.__setitem__(1, 0)),
-    "more bytes": (lambda: bytearray(b"123"), lambda a: a.append(1)),
+    "more bytes": (lambda: bytearray(), lambda a: a.append(1)),
+    "bytes in view": (lambda: memoryview(bytearray(b"123")), lambda a: a.__setitem__(1, 0)),
     "array.array": (lambda: array.array("d", [1, 2]), lambda a: a.__setitem__(0, 5)),
 }
 
