@@ -233,7 +233,7 @@ INLINE vec vload_part(const T *p, int64_t n) { return (vec)MM(maskload)(p, vlane
 INLINE vec vload_part(const T *p, int64_t n)
 {
     vec x = {0};
-    for (int64_t i = 0; i < n; i++) x[i] = p[i];
+    for (int64_t i = 0; i < n && i < LANES; i++) x[i] = p[i];        /* GCC 12 fears for the lanes beyond */
     return x;
 }
 #endif
