@@ -211,6 +211,24 @@ def test_special_values(function, dtype, backend):
             assert np.delete(got, lane).tolist() == [got[(lane + 1) % 17]] * 16, "a lane changed its neighbours"
 
 
+@pytest.mark.parametrize("function", [*UNARY, "pow"])
+@each_dtype
+@each_backend
+def test_a_lane_has_the_same_bits_beside_any_other(function, dtype, backend):
+    """Vectors with special lanes go another way; which numbers share one depends on the ISA and on where a part begins."""
+    rng, fine, n = random(function, np.dtype(dtype).name), np.finfo(dtype), 10_000
+    large = np.ldexp(rng.uniform(-2, 2, n), rng.integers(fine.nmant - 4, fine.nmant + 8, n)).astype(dtype)      # 1 + x is x or next to it
+    operands = [np.r_[numbers(function, dtype, n), large]]
+    if function == "pow":
+        near_one = (1 + rng.integers(-40, 41, n) * fine.eps).astype(dtype)
+        far = np.where(rng.random(n) < 0.1, fine.max, large)
+        operands = [np.r_[a, b] for a, b in zip(pairs(dtype, 3000), (near_one, far))]
+    alone = evaluated(backend, function, *(x.repeat(16) for x in operands))[::16]
+    beside = evaluated(backend, function, *(np.c_[x, x, np.full_like(x, np.nan), x].ravel() for x in operands))
+    np.testing.assert_array_equal(beside.reshape(-1, 4)[:, [0, 3]], np.c_[alone, alone])
+    np.testing.assert_array_equal(evaluated(backend, function, *operands), alone)
+
+
 def test_special_values_of_powers():
     """Annex F, and Python's own, which follows it: every pair of these, in all lanes at once."""
     values = [0.0, 1.0, 2.0, 3.0, 0.5, 2.5, 1e30, math.inf, math.nan]

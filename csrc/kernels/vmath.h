@@ -264,7 +264,8 @@ INLINE vec log_split(vec x, vec *k)
 }
 
 /* A function whose special cases are rare is two. NAME_usual is inline and says in which lanes it may be used; NAME_any
-   is not, takes everything, and is called for a vector that has other lanes. */
+   is not, takes everything, and is called for a vector that has other lanes; usual ones then come out with the same bits,
+   for which lanes share a vector is decided by its width and by where a part begins. */
 #define RARE static __attribute__((noinline)) vec
 
 INLINE vec log_usual(vec x, vint *usual)
@@ -306,7 +307,7 @@ INLINE vec log1p_usual(vec x, vint *usual)
 
 RARE log1p_any(vec x)
 {
-    vint large = x > vset((T)((TI)1 << (MANTISSA + 2)));               /* log(x) to the last digit */
+    vint large = x >= vset(1 / MIN_NORMAL);                            /* log(x) to the last digit */
     vec y = vsel(large, vlog(vsel(large, x, vset(1))), log1p_sum(x, vsel(large, vset(1), 1 + x)));
     vec other = vsel(x == -1, vset(-INFINITY), vsel(x < -1, vset(NAN), x));
     return vsel((x > -1) & (x < vset(INFINITY)), y, other);
@@ -442,7 +443,8 @@ INLINE vec log_exact(vec k, vec m, vec *low)
     return high;
 }
 
-/* exp(y log|x|). Zeros, infinities, NaN and large y are libm's. */
+/* exp(y log|x|). Zeros, infinities, NaN and y from POW_FAR on, where vround ends, are libm's. */
+#define POW_FAR vset((T)((TI)1 << (MANTISSA - 1)))
 RARE pow_any(vec x, vec y)
 {
     x = vsel(x == 0, vcopysign(vset(0), x), x);     /* where denormals count as 0: libm would be led astray by one */
@@ -452,7 +454,7 @@ RARE pow_any(vec x, vec y)
     vec r = exp_reduce_sum(bounded, vsel(e == bounded, vfma(low, y, e1), vset(0)), &n);
     vec power = vscale(exp_rest(r), n), half = y * (T)0.5;
     vec negative = vsel(vround(y) != y, vset(NAN), vsel(vround(half) != half, -power, power));
-    vint done = (base > 0) & (base < vset(INFINITY)) & (vabs(y) < vset((T)((TI)1 << (MANTISSA - 1))));
+    vint done = (base > 0) & (base < vset(INFINITY)) & (vabs(y) < POW_FAR);
     vec result = vsel(x < 0, negative, power);
     for (int i = 0; i < LANES; i++)
         if (!done[i]) result[i] = LIBM(pow)(x[i], y[i]);
@@ -465,7 +467,7 @@ INLINE vec pow_usual(vec x, vec y, vint *usual)
     vint n;
     vec k, m = vsplit(x, &k), low, high = log_exact(k, m, &low), e1, e = product_exact(high, y, &e1);
     vec r = exp_reduce_sum(e, vfma(low, y, e1), &n);
-    *usual = vnormal(x) & (vabs(e) < vset(EXP_NORMAL));
+    *usual = vnormal(x) & (vabs(e) < vset(EXP_NORMAL)) & (vabs(y) < POW_FAR);
     return grown(vpow2(n), exp_rest(r));
 }
 
