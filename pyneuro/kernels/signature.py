@@ -119,8 +119,9 @@ def _slots(text: str) -> tuple[Slot, ...]:
 
 
 CALL = re.compile(r'(\w+)\(((?:"[^"]*"|[^()"])*)\)')                    # NAME(arguments without parentheses)
+ARGUMENT = re.compile(r'(?:"[^"]*"|[^",])+')
 ROW = re.compile(r'^(\w+)\((\w+),\s*(?:(\w),\s*)?("[^"]*"),', re.M)     # the columns of a row that signatures use
-TOKEN = re.compile(r'"[^"]*"|#?\w+|\s*##\s*|.')
+TOKEN = re.compile(r'"[^"]*"|#?\w+|[^\w"#]+')
 
 
 def _read(folder: str) -> tuple[dict[str, Spec], dict[str, Spec]]:
@@ -129,18 +130,18 @@ def _read(folder: str) -> tuple[dict[str, Spec], dict[str, Spec]]:
         with open(os.path.join(folder, name), encoding="utf-8") as file:
             return re.sub(r"/\*.*?\*/", "", file.read(), flags=re.S).replace("\\\n", " ")
 
-    macros: dict[str, tuple[list[str], str]] = {}
+    macros: dict[str, tuple[list[str], list[str]]] = {}
     native: dict[str, Spec] = {}
     host: dict[str, Spec] = {}
 
     def expand(text: str) -> None:
         for name, arguments in CALL.findall(text):
-            given = re.split(r',\s*(?=(?:[^"]*"[^"]*")*[^"]*$)', arguments.strip())
+            given = [word.strip() for word in ARGUMENT.findall(arguments)]
             if name in macros:
                 params, body = macros[name]
                 value = dict(zip(params, given))
                 value |= {f"#{k}": f'"{v}"' for k, v in value.items()}
-                expand("".join("" if "##" in t else value.get(t, t) for t in TOKEN.findall(body)))
+                expand("".join([value.get(t, t) for t in body]))
             else:
                 table = {"KERNEL": native, "HOST": host}[name]
                 text = " ".join("".join(given[1].split('"')[1::2]).split()).removesuffix(" ;")
@@ -148,7 +149,8 @@ def _read(folder: str) -> tuple[dict[str, Spec], dict[str, Spec]]:
 
     for line in without_comments("kernels.def").splitlines():
         if define := re.match(r"#define (\w+)\(([^)]*)\)(.*)", line):
-            macros[define[1]] = (define[2].replace(" ", "").split(","), define[3])
+            body = re.split(r"\s*##\s*", define[3])                     # what it joins are tokens next to each other
+            macros[define[1]] = define[2].replace(" ", "").split(","), [t for part in body for t in TOKEN.findall(part)]
         elif include := re.match(r'#include "(\w+\.def)"', line):
             for macro, *columns in ROW.findall(without_comments(include[1])):
                 expand(f"{macro}({', '.join(filter(None, columns))})")
