@@ -174,7 +174,7 @@ class Recorder:
         if any(type(e) is Contents for e in found):
             for b in [b for call in self.calls for b in call.bufs if b.size]:
                 memory.add(Span.of(b))
-            found[:] = [e for e in found if type(e) is not Contents or not e.value or not memory.meets(Span.of(e.as_array()))]
+            found[:] = [e for e in found if type(e) is not Contents or not e.value or not memory.meets(Span.of(e.array(e.where)))]
 
     def put_back(self) -> None:
         """After a recording that failed: let stand what stood where, and take away what optimizers' state began in it."""

@@ -137,22 +137,19 @@ class Contents(NamedTuple):
 
     @classmethod
     def of(cls, where: Any) -> "Contents":
-        return cls(where, f"a {type(where).__name__}", cls.bytes_of(where), "what it names")
+        return cls(where, f"a {type(where).__name__}", cls.array(where).tobytes(), "what it names")
 
     @staticmethod
-    def bytes_of(where: Any) -> bytes:
-        return where.tobytes() if hasattr(where, "tobytes") else bytes(where)
-
-    def as_array(self) -> np.ndarray:
+    def array(where: Any) -> np.ndarray:
         """In the same memory."""
-        return self.where if isinstance(self.where, np.ndarray) else np.frombuffer(self.where, np.uint8)
+        return where if isinstance(where, np.ndarray) else np.frombuffer(where, np.uint8)
 
     def holds(self) -> bool:
-        return self.bytes_of(self.where) == self.value
+        return self.array(self.where).tobytes() == self.value
 
     def put_back(self) -> None:
         """Let them be there again, but where there are more or less of them now."""
-        to = self.as_array()
+        to = self.array(self.where)
         if to.nbytes == len(self.value) and to.flags.writeable:
             to[...] = np.frombuffer(self.value, to.dtype).reshape(to.shape)
 

@@ -113,8 +113,8 @@ class Surroundings:
         elif isinstance(value, memoryview):
             self._todo.append(value.obj)
         elif isinstance(value, (np.ndarray, bytearray, array)):
-            size = value.nbytes if isinstance(value, np.ndarray) else memoryview(value).nbytes
-            if size <= MOST_BYTES and not getattr(getattr(value, "dtype", None), "hasobject", False):
+            numbers = Contents.array(value)
+            if numbers.nbytes <= MOST_BYTES and not numbers.dtype.hasobject:
                 self.entries.append(Contents.of(value))
         elif isinstance(value, Iterator) and installed(type(value).__module__) and not isinstance(value, io.IOBase):
             self.iterators.append(value)

@@ -119,7 +119,7 @@ def _slots(text: str) -> tuple[Slot, ...]:
 
 
 CALL = re.compile(r'(\w+)\(((?:"[^"]*"|[^()"])*)\)')                    # NAME(arguments without parentheses)
-ARGUMENT = re.compile(r'(?:"[^"]*"|[^",])+')
+ARGUMENT = re.compile(r'(?:"[^"]*"|[^",])+')                            # of these; a comma in quotes is part of one
 ROW = re.compile(r'^(\w+)\((\w+),\s*(?:(\w),\s*)?("[^"]*"),', re.M)     # the columns of a row that signatures use
 TOKEN = re.compile(r'"[^"]*"|#?\w+|[^\w"#]+')
 
