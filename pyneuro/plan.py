@@ -29,7 +29,6 @@ from .kernels import (
     Looks,
     Native,
     Program,
-    Reference,
     Runnable,
     alias,
     alias_at,
@@ -41,6 +40,7 @@ from .kernels import (
     watcher,
     watchers,
 )
+from .kernels.reference import Reference
 from .nn.module import HOOKS, Module
 from .passes import PASSES, Call, Memory, Span, root_of, shortened, start_of, together
 from .replay import (

@@ -18,7 +18,6 @@ from .kernels import (
     Effects,
     Looks,
     Native,
-    Reference,
     TensorBase,
     alias_at,
     alike,
@@ -28,6 +27,7 @@ from .kernels import (
     same_layout,
     watchers,
 )
+from .kernels.reference import Reference
 from .tensor import Tensor, _Defaults
 
 PLAIN = (type(None), bool, int, float, str, bytes)

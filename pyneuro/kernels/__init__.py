@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any, Protocol
 
 import numpy as np
 
-from .reference import Reference
 from .signature import DeviceError, DtypeError, LinAlgError, ShapeError
-from .wrap import Checked, Traced
 
 try:
     from ._native import (
@@ -133,6 +133,22 @@ __all__ = [
 ]
 
 
+if _TYPE_CHECKING:
+    from .reference import Reference
+    from .wrap import Checked, Traced
+
+_LATER = {"Reference": "reference", "Checked": "wrap", "Traced": "wrap"}      # what most programs do without, a tenth of the import
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("native", "reference"):
+        return import_module(f"{__name__}.{name}")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    return found
+
+
 class Backend(Protocol):
     name: str
 
@@ -146,6 +162,8 @@ def make_backend(name: str) -> Backend:
     """'reference', 'native' (the best ISA, or what PYNEURO_ISA caps it to) or 'native:<isa>'."""
     kind, _, isa = name.partition(":")
     if kind == "reference" and not isa:
+        from .reference import Reference
+
         return Reference()
     if kind == "native" and has_native and (not isa or isa in isas()):
         return Native(isa or None)
@@ -168,8 +186,12 @@ def _default() -> Backend:
         )
     chosen = make_backend(os.environ.get("PYNEURO_BACKEND") or ("native" if has_native else "reference"))
     if os.environ.get("PYNEURO_CHECK", "0") not in ("", "0"):
-        chosen = Checked(chosen, Reference())
+        from .wrap import Checked
+
+        chosen = Checked(chosen, make_backend("reference"))
     if os.environ.get("PYNEURO_TRACE", "0") not in ("", "0"):
+        from .wrap import Traced
+
         chosen = Traced(chosen, report=True)
     return chosen
 

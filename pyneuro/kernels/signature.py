@@ -118,8 +118,8 @@ def _slots(text: str) -> tuple[Slot, ...]:
     return tuple(slots)
 
 
-CALL = re.compile(r'(\w+)\(((?:"[^"]*"|[^()"])*)\)')                    # NAME(arguments without parentheses)
-ARGUMENT = re.compile(r'(?:"[^"]*"|[^",])+')                            # of these; a comma in quotes is part of one
+CALL = re.compile(r'(\w+)\(((?:"[^"]*"|[^()"]++)*)\)')                  # NAME(arguments without parentheses)
+ARGUMENT = re.compile(r'(?:"[^"]*"|[^",]++)+')                           # of these; a comma in quotes is part of one
 ROW = re.compile(r'^(\w+)\((\w+),\s*(?:(\w),\s*)?("[^"]*"),', re.M)     # the columns of a row that signatures use
 TOKEN = re.compile(r'"[^"]*"|#?\w+|[^\w"#]+')
 
@@ -130,18 +130,15 @@ def _read(folder: str) -> tuple[dict[str, Spec], dict[str, Spec]]:
         with open(os.path.join(folder, name), encoding="utf-8") as file:
             return re.sub(r"/\*.*?\*/", "", file.read(), flags=re.S).replace("\\\n", " ")
 
-    macros: dict[str, tuple[list[str], list[str]]] = {}
+    templates: dict[str, str] = {}                                      # of macros: a place for each argument
     native: dict[str, Spec] = {}
     host: dict[str, Spec] = {}
 
     def expand(text: str) -> None:
         for name, arguments in CALL.findall(text):
             given = [word.strip() for word in ARGUMENT.findall(arguments)]
-            if name in macros:
-                params, body = macros[name]
-                value = dict(zip(params, given))
-                value |= {f"#{k}": f'"{v}"' for k, v in value.items()}
-                expand("".join([value.get(t, t) for t in body]))
+            if name in templates:
+                expand(templates[name].format(*given, "", "", ""))          # formulas, which no signature has
             else:
                 table = {"KERNEL": native, "HOST": host}[name]
                 text = " ".join("".join(given[1].split('"')[1::2]).split()).removesuffix(" ;")
@@ -149,10 +146,12 @@ def _read(folder: str) -> tuple[dict[str, Spec], dict[str, Spec]]:
 
     for line in without_comments("kernels.def").splitlines():
         if define := re.match(r"#define (\w+)\(([^)]*)\)(.*)", line):
-            body = re.split(r"\s*##\s*", define[3])                     # what it joins are tokens next to each other
-            macros[define[1]] = define[2].replace(" ", "").split(","), [t for part in body for t in TOKEN.findall(part)]
-        elif include := re.match(r'#include "(\w+\.def)"', line):
-            for macro, *columns in ROW.findall(without_comments(include[1])):
+            place = {param: f"{{{i}}}" for i, param in enumerate(define[2].replace(" ", "").split(","))}
+            place |= {f"#{param}": f'"{where}"' for param, where in place.items()}
+            body = define[3].replace("##", "\0")                        # what it joins are tokens next to each other
+            templates[define[1]] = "".join([place.get(t, t) for t in TOKEN.findall(body)]).replace("\0", "")
+        elif line.startswith("#include"):
+            for macro, *columns in ROW.findall(without_comments(line.split('"')[1])):
                 expand(f"{macro}({', '.join(filter(None, columns))})")
         elif not line.startswith("#"):
             expand(line)

@@ -12,20 +12,13 @@ from ..ops import OPS, Op
 from ..tensor import Tensor, full
 from . import functional as F
 from . import module
-from .module import Module
+from .module import Module, keeping
 
 ACTIVATIONS = F.activation_names()
 
 
 def _module(op: Op) -> type[Module]:
     names = [name for name, _ in op.params]
-
-    def __init__(self: Module, *args: Any, **named: Any) -> None:
-        Module.__init__(self)
-        given = arguments.bind(*args, **named)
-        given.apply_defaults()
-        for name, value in given.arguments.items():
-            setattr(self, name, value)
 
     def forward(self: Module, input: Tensor) -> Tensor:
         values = [getattr(self, name) for name in names]
@@ -36,24 +29,14 @@ def _module(op: Op) -> type[Module]:
             [f"{name}={getattr(self, name)}" for name in names] + (["inplace=True"] if self.inplace else [])
         )
 
-    arguments = Signature(
-        [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=Parameter.empty if value is None else value)
-         for name, value in op.params]
-        + [Parameter("inplace", Parameter.POSITIONAL_OR_KEYWORD, default=False)]
-    )
-    made = type(
-        op.module,
-        (Module,),
-        {
-            "__init__": __init__,
-            "forward": forward,
-            "extra_repr": extra_repr,
-            "__doc__": f"{op.formula}.",
-            "__module__": __name__,
-        },
-    )
-    made.__signature__ = arguments  # type: ignore[attr-defined]
-    return made
+    def arguments() -> Signature:
+        return Signature([
+            *[Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=Parameter.empty if value is None else value)
+              for name, value in op.params],
+            Parameter("inplace", Parameter.POSITIONAL_OR_KEYWORD, default=False),
+        ])
+
+    return keeping(arguments, op.module, __name__, f"{op.formula}.", forward=forward, extra_repr=extra_repr)
 
 
 for _op in OPS.values():
@@ -105,32 +88,23 @@ class Hardtanh(Module):
         return f"min_val={self.min_val}, max_val={self.max_val}" + (", inplace=True" if self.inplace else "")
 
 
-def _calls(name: str, function: Callable, *names: str) -> type[Module]:
-    """A module that keeps these arguments of a function and hands them on."""
-    given = signature(function).parameters
-    arguments = Signature([given[name] for name in names])
-
-    def __init__(self: Module, *args: Any, **named: Any) -> None:
-        Module.__init__(self)
-        bound = arguments.bind(*args, **named)
-        bound.apply_defaults()
-        for name, value in bound.arguments.items():
-            setattr(self, name, value)
+def _calls(name: str, function: Callable, *names: str, training: bool = False) -> type[Module]:
+    """A module that keeps these arguments of a function and hands them on; training: and says whether it trains."""
+    def arguments() -> Signature:
+        given = signature(function).parameters
+        return Signature([given[name] for name in names])
 
     def forward(self: Module, input: Tensor) -> Tensor:
-        extra = {"training": self.training} if "training" in given else {}
+        extra = {"training": self.training} if training else {}
         return function(input, **{name: getattr(self, name) for name in names}, **extra)
 
     def extra_repr(self: Module) -> str:
         return ", ".join(f"{name}={getattr(self, name)}" for name in names if name != "inplace" or self.inplace)
 
-    made = type(name, (Module,), {"__init__": __init__, "forward": forward, "extra_repr": extra_repr,
-                                  "__doc__": function.__doc__, "__module__": __name__})
-    made.__signature__ = arguments  # type: ignore[attr-defined]
-    return made
+    return keeping(arguments, name, __name__, function.__doc__, forward=forward, extra_repr=extra_repr)
 
 
-RReLU = _calls("RReLU", F.rrelu, "lower", "upper", "inplace")
+RReLU = _calls("RReLU", F.rrelu, "lower", "upper", "inplace", training=True)
 GLU = _calls("GLU", F.glu, "dim")
 Softmin = _calls("Softmin", F.softmin, "dim")
 Maxout = _calls("Maxout", F.maxout, "pieces", "dim")

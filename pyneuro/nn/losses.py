@@ -10,25 +10,21 @@ from ..kernels import ShapeError
 from ..tensor import Tensor
 from . import functional as F
 from .layers import Linear
-from .module import Module
+from .module import Module, keeping
 
 
 def _module(name: str, function: Callable, buffers: tuple[str, ...] = (), inputs: tuple[str, ...] = ("input", "target"),
             named: bool = False, **defaults: float) -> type[Module]:
     """buffers: tensor arguments, kept in the state as torch does; `weight` otherwise belongs to the function alone.
     inputs: what it is called with; named: the rest by name only; defaults: those that are the module's own."""
-    given = signature(function).parameters
-    keep = [
-        p.replace(default=defaults.get(p.name, p.default), kind=Parameter.KEYWORD_ONLY if named else p.kind)
-        for p in given.values() if p.name not in inputs and (p.name != "weight" or "weight" in buffers)
-    ]
-    arguments = Signature(keep)
+    def arguments() -> Signature:
+        return Signature([
+            p.replace(default=defaults.get(p.name, p.default), kind=Parameter.KEYWORD_ONLY if named else p.kind)
+            for p in signature(function).parameters.values()
+            if p.name not in inputs and (p.name != "weight" or "weight" in buffers)
+        ])
 
-    def __init__(self: Module, *args: Any, **named: Any) -> None:
-        Module.__init__(self)
-        bound = arguments.bind(*args, **named)
-        bound.apply_defaults()
-        words = bound.arguments
+    def keep(self: Module, words: dict[str, Any]) -> None:
         flags = words.pop("size_average", None), words.pop("reduce", None)
         if function is not F.kl_div or words["reduction"] != "batchmean":
             words["reduction"] = F._reduction(words["reduction"], *flags)
@@ -42,18 +38,8 @@ def _module(name: str, function: Callable, buffers: tuple[str, ...] = (), inputs
     def forward(self: Module, *given: Tensor) -> Tensor:
         return function(*given, **{key: getattr(self, key) for key in self.arguments})
 
-    made = type(
-        name,
-        (Module,),
-        {
-            "__init__": __init__,
-            "forward": forward,
-            "__module__": __name__,
-            "__doc__": f"{function.__doc__}\n\n    See functional.{function.__name__}.",
-        },
-    )
-    made.__signature__ = arguments  # type: ignore[attr-defined]
-    return made
+    return keeping(arguments, name, __name__, f"{function.__doc__}\n\n    See functional.{function.__name__}.",
+                   keep=keep, forward=forward)
 
 
 _TRIPLET = ("anchor", "positive", "negative")

@@ -3,6 +3,8 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import cache
+from inspect import Signature
 from typing import Any, NamedTuple
 
 from ..autograd import Function, is_grad_enabled
@@ -481,3 +483,33 @@ class Module:
 
 
 __all__ = ["Module", "Parameter"]
+
+
+class _Arguments:
+    """`__signature__` of a class and of those below that keep its constructor, worked out when first asked for."""
+
+    def __init__(self, init: Callable, arguments: Callable[[], Signature]) -> None:
+        self.init, self.arguments = init, arguments
+
+    def __get__(self, instance: Any, owner: type) -> Signature:
+        if owner.__init__ is not self.init:  # type: ignore[misc]
+            raise AttributeError("__signature__")
+        return self.arguments()
+
+
+def keeping(arguments: Callable[[], Signature], name: str, module: str, doc: str | None, *,
+            keep: Callable[[Module, dict[str, Any]], None] | None = None, **methods: Callable) -> type[Module]:
+    """A module of that name whose constructor takes these arguments and keeps each as an attribute, unless `keep` does it."""
+    def __init__(self: Module, *args: Any, **named: Any) -> None:
+        Module.__init__(self)
+        given = once().bind(*args, **named)
+        given.apply_defaults()
+        if keep:
+            keep(self, given.arguments)
+            return
+        for key, value in given.arguments.items():
+            setattr(self, key, value)
+
+    once = cache(arguments)
+    return type(name, (Module,), {"__init__": __init__, "__signature__": _Arguments(__init__, once), "__module__": module,
+                                  "__doc__": doc, **methods})
