@@ -9,7 +9,7 @@
 enum { PN_MAX_BUF = 16, PN_MAX_RANK = 8, PN_MAX_ATTR = 8, PN_MAX_THREADS = 1024 };
 
 /* Element types. float16 and bfloat16 are reserved for storage. */
-enum pn_type { PN_F32, PN_F64, PN_BF16, PN_F16, PN_I64, PN_BOOL, PN_U64, PN_TYPES };
+enum pn_type { PN_F32, PN_F64, PN_BF16, PN_F16, PN_I64, PN_BOOL, PN_U64, PN_U8, PN_TYPES };
 
 enum pn_kernel_id {
 #define KERNEL(name, signature) PN_##name,

@@ -20,6 +20,7 @@ from . import metrics as known_metrics
 from . import ops
 from .autograd import no_grad
 from .kernels import DtypeError, Native, ShapeError, current_backend
+from .kernels.signature import CASTABLE
 from .nn import Module
 from .nn.utils import clip_grad_norm_
 from .optim import Optimizer
@@ -202,49 +203,43 @@ class _Table:
             raise ShapeError(f"{name} must have an axis of samples, got a single number")
         self.array, self.shape = array, array.shape[1:]
         self.dtype = dtype if array.dtype.kind == "f" else array.dtype if array.dtype in DTYPES else np.dtype(np.int64)
-        plain = array.dtype in DTYPES and array.dtype.isnative and _laid_out(array)
-        viewed = plain and (array.ndim < 3 or array.flags.c_contiguous)
-        self.table = array.reshape(len(array), math.prod(self.shape)) if viewed else None
-        self.scale: Any = None
+        self.scale: tuple[np.ndarray, ...] = ()
         if normalize is not None:
             self.dtype, self.scale = dtype, _scale(normalize, self.shape, dtype)
+        plain = array.dtype in (DTYPES if normalize is None else CASTABLE) and array.dtype.isnative and _laid_out(array)
+        viewed = plain and (array.ndim < 3 or array.flags.c_contiguous)
+        self.table = array.reshape(len(array), math.prod(self.shape)) if viewed else None
 
     def __len__(self) -> int:
         return len(self.array)
 
     def rows(self, index: np.ndarray) -> Any:
+        """By kernels alone, where there is a table: a plan does it again for other numbers."""
         if self.table is None:
-            return self._scaled(wrap(self.array[index].astype(self.dtype)))
-        found = ops.empty((len(index), self.table.shape[1]), self.table.dtype)
-        ops.run("take", (self.table, index, found))
-        return self._scaled(wrap(found.reshape(len(index), *self.shape)))
-
-    def rows_of(self, index: Tensor) -> Any:
-        """The same of numbers in a tensor, by ops alone."""
-        assert self.table is not None
-        return self._scaled(wrap(self.table)[index].reshape((len(index), *self.shape)))
-
-    def _scaled(self, t: Any) -> Any:
-        t = t if t.dtype == self.dtype else t.to(self.dtype)
-        if self.scale is None:
+            t = wrap(self.array[index].astype(self.dtype))
+            if self.scale:
+                mean, std = [wrap(row.reshape(self.shape)) for row in self.scale]
+                t = (t - mean) / std
             return t
-        mean, std = self.scale
-        return (t - mean) / std
+        found = ops.empty((len(index), self.table.shape[1]), self.dtype if self.scale else self.table.dtype)
+        ops.run("take_scaled" if self.scale else "take", (self.table, index, *self.scale, found))
+        t = wrap(found.reshape(len(index), *self.shape))
+        return t if t.dtype == self.dtype else t.to(self.dtype)
 
 
-def _scale(given: Any, shape: tuple[int, ...], dtype: np.dtype) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, each a number or what broadcasts to one row."""
+def _scale(given: Any, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """Mean and standard deviation, each a number or what broadcasts to a row, as rows of the table."""
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         raise ValueError("normalize must be (mean, std)")
-    mean, std = (wrap(_array_of(values, dtype, name).astype(dtype)) for values, name in zip(given, ("mean", "std")))
-    for t, name in ((mean, "mean"), (std, "std")):
+    mean, std = (_array_of(values, dtype, name).astype(dtype) for values, name in zip(given, ("mean", "std")))
+    for a, name in ((mean, "mean"), (std, "std")):
         try:
-            np.broadcast_to(t.array, shape)
+            np.broadcast_to(a, shape)
         except ValueError:
-            raise ShapeError(f"{name} has shape {list(t.shape)}, which does not broadcast to a row of X, {list(shape)}") from None
-    if not (np.isfinite(mean.array).all() and np.isfinite(std.array).all() and (std.array > 0).all()):
+            raise ShapeError(f"{name} has shape {list(a.shape)}, which does not broadcast to a row of X, {list(shape)}") from None
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
         raise ValueError("normalize must be a finite mean and a finite, positive std")
-    return mean, std
+    return tuple([np.broadcast_to(a, shape).flatten() for a in (mean, std)])
 
 
 def _weights(data: Any, name: str, dtype: np.dtype) -> _Table:
@@ -411,7 +406,7 @@ def _replayable(step: Step, X: _Table, y: _Table, w: _Table | None, with_outputs
         return None
 
     def by_number(index: Tensor) -> Any:
-        rows = [t.rows_of(index) for t in tables]
+        rows = [t.rows(index.array) for t in tables]
         lost, said = step(rows[0], rows[1], rows[2] if w is not None else None)
         return (lost, said.detach()) if with_outputs else lost
 

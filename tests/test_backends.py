@@ -13,6 +13,7 @@ from cases import (
     NATIVES,
     READABLE,
     SIZES,
+    WRITABLE,
     applied,
     guarded,
     hyper,
@@ -162,6 +163,20 @@ def test_cast(source, dtype, backend):
         given, y = laid_out(x, layout), np.empty(x.shape, dtype)
         make_backend(backend).run("cast", (given, y))
         assert np.array_equal(y, given.astype(dtype), equal_nan=True)
+
+
+@pytest.mark.parametrize("source", CASTABLE, ids=str)
+@each_dtype
+@each_backend
+def test_rows_of_any_type_are_scaled(source, dtype, backend, rng):
+    """To the bit what it says: the subtraction and the division of one type."""
+    mean, std = rng.normal(size=19).astype(dtype), rng.uniform(0.2, 1.7, 19).astype(dtype)
+    index = np.array([3, 0, 3, 6])
+    for layout, other in itertools.product(READABLE, WRITABLE):
+        table = laid_out(rng.uniform(0, 256, (7, 19)).astype(source), layout)
+        y = laid_out(np.empty((4, 19), dtype), other, written=True)
+        make_backend(backend).run("take_scaled", (table, index, mean, std, y))
+        assert np.array_equal(y, (table[index].astype(dtype) - mean) / std), (layout, other)
 
 
 @pytest.mark.parametrize("kernel", sorted(HOST))

@@ -155,6 +155,12 @@ def run_what_keeps_averages():
     pn.nn.BatchNorm1d(3)(pn.rand(2, 3))
 
 
+def run_what_fit_reads():
+    model = pn.nn.Linear(3, 2)
+    X, y = np.ones((4, 3), np.uint8), np.array([0, 1, 0, 1])
+    pn.fit(model, F.cross_entropy, pn.optim.SGD(model.parameters()), X, y, normalize=(0, 255))
+
+
 def run_what_passes_make():
     pn.compile(lambda x, labels: pn.autograd.grad(F.cross_entropy(x, labels), (x,)))(pn.rand(2, 3, requires_grad=True), pn.arange(2))
 
@@ -208,6 +214,7 @@ def test_every_kernel_is_reached():
         run_every_optimizer()
         run_every_random_function()
         run_what_keeps_averages()
+        run_what_fit_reads()
         run_what_passes_make()
         for dtype in ("float32", "int64", "int32", "bool"):
             run_every_method(dtype)

@@ -332,7 +332,7 @@ def test_modes_are_left_as_they_were(data):
 
 
 @each_backend
-@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", "float64", "float32", "int64", "int16"])
 @pytest.mark.parametrize("epochs", [1, 6])                         # too few steps for a plan, and enough
 def test_rows_are_normalized_as_they_are_read(on, tmp_path, rng, dtype, epochs):
     X = np.memmap(tmp_path / "X", dtype, "w+", shape=(ROWS, FEATURES, 2))

@@ -181,6 +181,7 @@ DEFINE(cast)
     case PN_F64: CAST(double, ) break;
     case PN_I64: CAST(int64_t, ) break;
     case PN_BOOL: CAST(uint8_t, != 0) break;
+    case PN_U8: CAST(uint8_t, ) break;
     default: return PN_NO_KERNEL;
     }
     return PN_OK;

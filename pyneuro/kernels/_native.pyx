@@ -30,7 +30,7 @@ cnp.import_array()
 
 cdef extern from "pyneuro.h":
     enum: PN_MAX_BUF, PN_MAX_RANK, PN_MAX_ATTR, PN_KERNEL_COUNT
-    enum: PN_F32, PN_F64, PN_I64, PN_BOOL, PN_U64, PN_TYPES
+    enum: PN_F32, PN_F64, PN_I64, PN_BOOL, PN_U64, PN_U8, PN_TYPES
     enum: PN_OK, PN_INDEX, PN_NO_MEMORY, PN_NO_KERNEL
     ctypedef struct pn_buf:
         void *data
@@ -126,7 +126,8 @@ cdef dict rows = {}                          # the kernels used so far
 cdef int learn_types() except -1:
     cdef object dtype
     # By kind and size: int64 has two type numbers on some systems.
-    known = {("f", 4): PN_F32, ("f", 8): PN_F64, ("i", 8): PN_I64, ("b", 1): PN_BOOL, ("u", 8): PN_U64}
+    known = {("f", 4): PN_F32, ("f", 8): PN_F64, ("i", 8): PN_I64, ("b", 1): PN_BOOL, ("u", 8): PN_U64,
+             ("u", 1): PN_U8}
     for (_, size), code in known.items():
         shift_of[<int>code] = size.bit_length() - 1
     for num in range(NUMPY_TYPES):

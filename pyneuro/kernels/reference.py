@@ -406,6 +406,11 @@ def take(table, index, y):
     """y_m = table[index_m]"""
     np.take(table, index, axis=0, out=y, mode="clip")       # indices were checked: this mode is the unbuffered one
 
+def take_scaled(table, index, mean, std, y):
+    """y_m = (table[index_m] - mean) / std"""
+    np.subtract(table[index].astype(y.dtype, copy=False), mean, out=y)
+    np.divide(y, std, out=y)
+
 def put(table, index, x):
     """table[index_m] = x_m, for m in order: the last one stays."""
     table[index] = x

@@ -29,7 +29,7 @@ class DeviceError(ValueError, RuntimeError):
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 SLOT_DTYPE = {"i": np.dtype(np.int64), "b": np.dtype(bool), "u": np.dtype(np.uint64), "d": np.dtype(np.float64)}
-CASTABLE = (*FLOATS, np.dtype(np.int64), np.dtype(bool))       # what a slot of type /t may hold
+CASTABLE = (*FLOATS, np.dtype(np.int64), np.dtype(bool), np.dtype(np.uint8))       # what a slot of type /t may hold
 
 
 class Slot(NamedTuple):
