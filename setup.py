@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import Cython
 from Cython.Build import cythonize
 from Cython.Compiler.Errors import CompileError as CythonError
 from setuptools import Extension, setup
@@ -67,8 +68,8 @@ class BuildExt(build_ext):
 
     def build_extensions(self):
         flags = [flag for flag in CFLAGS if flag != "-Werror"]
-        stamp, now = Path(self.build_temp, "flags"), str((self.compiler.compiler_so, flags, LDFLAGS))
-        self.force = self.force or not stamp.exists() or stamp.read_text() != now        # other flags than last time
+        stamp, now = Path(self.build_temp, "flags"), str((self.compiler.compiler_so, flags, LDFLAGS, Cython.__version__))
+        self.force = self.force or not stamp.exists() or stamp.read_text() != now        # other ones than last time
         native = next(ext for ext in self.extensions if ext.name == NATIVE)
         self.jobs, self.bindings = {}, {}
         # All that is compiled goes through one queue, what takes longest first; Cython is one at a time.
@@ -94,13 +95,14 @@ class BuildExt(build_ext):
             target.stat().st_mtime < max(os.stat(f).st_mtime for f in ext.sources + ext.depends)
 
     def build_extension(self, ext):
-        if ext.name in self.bindings:
-            kernels = self.kernels() if ext.name == NATIVE else []
-            try:
-                ext.extra_objects = self.bindings[ext.name].result().result() + kernels
-            except CythonError as error:                      # `optional` does not know this one
-                raise CompileError(str(error)) from error
-            ext.sources, ext.depends = [], ext.depends + ext.sources
+        if ext.name not in self.bindings:
+            return                                            # Cython's own, of today's environment, are all that is newer
+        kernels = self.kernels() if ext.name == NATIVE else []
+        try:
+            ext.extra_objects = self.bindings[ext.name].result().result() + kernels
+        except CythonError as error:                          # `optional` does not know this one
+            raise CompileError(str(error)) from error
+        ext.sources, ext.depends = [], ext.depends + ext.sources
         super().build_extension(ext)
 
     def start_binding(self, ext):
