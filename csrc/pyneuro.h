@@ -11,6 +11,10 @@ enum { PN_MAX_BUF = 16, PN_MAX_RANK = 8, PN_MAX_ATTR = 8, PN_MAX_THREADS = 1024 
 /* Element types. float16 and bfloat16 are reserved for storage. */
 enum pn_type { PN_F32, PN_F64, PN_BF16, PN_F16, PN_I64, PN_BOOL, PN_U64, PN_U8, PN_TYPES };
 
+/* What a slot marked /t may hold: its type here and in C, and what makes a number of it. */
+#define EACH_CASTABLE(X) \
+    X(PN_F32, float, ) X(PN_F64, double, ) X(PN_I64, int64_t, ) X(PN_BOOL, uint8_t, != 0) X(PN_U8, uint8_t, )
+
 enum pn_kernel_id {
 #define KERNEL(name, signature) PN_##name,
 #define HOST(name, signature)

@@ -164,27 +164,21 @@ DEFINE(where)
     return PN_OK;
 }
 
-#define CAST(type, conversion)                                                                       \
-    {                                                                                                \
+#define CAST(number, type, conversion)                                                               \
+    case number: {                                                                                   \
         const type *x = IN(type, 0);                                                                 \
         if (STRIDE(0, 0))                                                                            \
             for (int64_t i = 0; i < n; i++) y[i] = (T)(x[i] conversion);                             \
         else                                                                                         \
             for (int64_t i = 0; i < n; i++) y[i] = (T)(x[0] conversion);                             \
+        return PN_OK;                                                                                \
     }
 DEFINE(cast)
 {
     T *y = OUT(T, 1);
     int64_t n = c->dim[0];
-    switch (c->type2) {
-    case PN_F32: CAST(float, ) break;
-    case PN_F64: CAST(double, ) break;
-    case PN_I64: CAST(int64_t, ) break;
-    case PN_BOOL: CAST(uint8_t, != 0) break;
-    case PN_U8: CAST(uint8_t, ) break;
-    default: return PN_NO_KERNEL;
-    }
-    return PN_OK;
+    switch (c->type2) { EACH_CASTABLE(CAST) }
+    return PN_NO_KERNEL;
 }
 
 #undef MAP

@@ -79,17 +79,19 @@ DEFINE(take)
 }
 
 /* From a table of any type, where rows are that are not floats yet: the step that reads them is spared a pass or two. */
-#define TAKE_SCALED(type, conversion)                                                                       \
-    for (int64_t i = 0; i < c->dim[2]; i++) {                                                               \
-        const type *x = IN(type, 0) + IN(int64_t, 1)[i * STRIDE(1, 0)] * STRIDE(0, 0);                      \
-        T *y = OUT(T, 4) + i * STRIDE(4, 0);                                                                \
-        if (adjacent)                                                                                       \
-            for (int64_t j = 0; j < n; j++) y[j] = ((T)(x[j] conversion) - mean[j]) / std[j];               \
-        else                                                                                                \
-            for (int64_t j = 0; j < n; j++)                                                                 \
-                y[j * STRIDE(4, 1)] = ((T)(x[j * STRIDE(0, 1)] conversion) - mean[j * STRIDE(2, 0)])        \
-                                    / std[j * STRIDE(3, 0)];                                                \
-    }
+#define TAKE_SCALED(number, type, conversion)                                                               \
+    case number:                                                                                            \
+        for (int64_t i = 0; i < c->dim[2]; i++) {                                                           \
+            const type *x = IN(type, 0) + IN(int64_t, 1)[i * STRIDE(1, 0)] * STRIDE(0, 0);                  \
+            T *y = OUT(T, 4) + i * STRIDE(4, 0);                                                            \
+            if (adjacent)                                                                                   \
+                for (int64_t j = 0; j < n; j++) y[j] = ((T)(x[j] conversion) - mean[j]) / std[j];           \
+            else                                                                                            \
+                for (int64_t j = 0; j < n; j++)                                                             \
+                    y[j * STRIDE(4, 1)] = ((T)(x[j * STRIDE(0, 1)] conversion) - mean[j * STRIDE(2, 0)])    \
+                                        / std[j * STRIDE(3, 0)];                                            \
+        }                                                                                                   \
+        return PN_OK;
 DEFINE(take_scaled)
 {
     int error = indices_fit(c, 1, c->dim[2], c->dim[0], NULL);
@@ -97,15 +99,8 @@ DEFINE(take_scaled)
     const int64_t n = c->dim[1];
     const T *mean = IN(T, 2), *std = IN(T, 3);
     const int adjacent = STRIDE(0, 1) == 1 && STRIDE(2, 0) == 1 && STRIDE(3, 0) == 1 && STRIDE(4, 1) == 1;
-    switch (c->type2) {
-    case PN_F32: TAKE_SCALED(float, ) break;
-    case PN_F64: TAKE_SCALED(double, ) break;
-    case PN_I64: TAKE_SCALED(int64_t, ) break;
-    case PN_BOOL: TAKE_SCALED(uint8_t, != 0) break;
-    case PN_U8: TAKE_SCALED(uint8_t, ) break;
-    default: return PN_NO_KERNEL;
-    }
-    return PN_OK;
+    switch (c->type2) { EACH_CASTABLE(TAKE_SCALED) }
+    return PN_NO_KERNEL;
 }
 
 DEFINE(put)
