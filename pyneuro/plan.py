@@ -65,8 +65,7 @@ __all__ = ["Compiled", "NotRecordable", "Plan", "Recorder", "compile"]
 
 ARENA = -1
 MANY = 64                                # recordings of one function, after which it runs as it is
-# Generators that are not pyneuro's; everybody draws from the shared ones.
-GENERATORS = random.Random, np.random.Generator, np.random.RandomState
+# Generators that everybody draws from.
 SHARED = random.random.__self__, np.random.random.__self__         # type: ignore[attr-defined]
 
 
@@ -97,22 +96,24 @@ class _Numbers:
 
     def __init__(self, generator: Any) -> None:
         self.generator = generator
+        self.bits = getattr(generator, "bit_generator", generator)
         self.state = self.now()
 
     def now(self) -> Any:
         g = self.generator
-        return g.getstate() if isinstance(g, random.Random) else g.bit_generator.state if isinstance(g, np.random.Generator) else \
-            g.get_state(legacy=False)
+        if isinstance(g, random.Random):
+            return g.getstate()
+        return g.get_state(legacy=False) if isinstance(g, np.random.RandomState) else self.bits.state
 
     def drawn(self) -> bool:
         return pickle.dumps(self.now()) != pickle.dumps(self.state)
 
     def put_back(self) -> None:
         g = self.generator
-        if isinstance(g, np.random.Generator):
-            g.bit_generator.state = self.state
-        else:
+        if isinstance(g, (random.Random, np.random.RandomState)):
             (g.setstate if isinstance(g, random.Random) else g.set_state)(self.state)
+        else:
+            self.bits.state = self.state
 
 
 class Recorder:
@@ -168,13 +169,13 @@ class Recorder:
         """All that Python read, as it was."""
         return [*self.surroundings.entries, *[e for s in self.modules.values() for e in s.entries]]
 
-    def leave_operands(self) -> None:
-        """Arrays that calls read or write are nothing to look at: a replay reads and writes them again."""
-        found, memory = self.surroundings.entries, Memory()
-        if any(type(e) is Contents for e in found):
-            for b in [b for call in self.calls for b in call.bufs if b.size]:
+    def written(self) -> list:
+        """Of the arrays that Python may have read, those that calls write: a replay writes them again."""
+        found, memory = [e for e in self.noted() if type(e) is Contents], Memory()
+        if found:
+            for b in [b for call in self.calls for b in call.operands(True) if b.size]:
                 memory.add(Span.of(b))
-            found[:] = [e for e in found if type(e) is not Contents or not e.value or not memory.meets(Span.of(e.array(e.where)))]
+        return [e for e in found if any(memory.meets(Span.of(a)) for a in e.arrays())]
 
     def put_back(self) -> None:
         """After a recording that failed: let stand what stood where, and take away what optimizers' state began in it."""
@@ -198,9 +199,9 @@ class Recorder:
     def surround(self, *values: Any) -> None:
         """Note what there is to be read by these."""
         found = self.surroundings
-        tensors, modules, entries = len(found.tensors), len(found.modules), len(found.entries)
+        tensors, modules = len(found.tensors), len(found.modules)
         found.add(*values)
-        self.may_draw(*values, *[e.value for e in found.entries[entries:]])
+        self.may_draw(*found.generators)
         for t in found.tensors[tensors:]:
             self.versions.setdefault(id(t.storage), (t.storage, t.storage.version))
         for m in found.modules[modules:]:
@@ -209,9 +210,9 @@ class Recorder:
             self.refuse(f"a {type(i).__name__} is named, which goes on wherever something is taken from it",
                         "take the next: give that as an argument")
 
-    def may_draw(self, *values: Any) -> None:
-        for g in values:
-            if isinstance(g, GENERATORS) and not isinstance(g, random.SystemRandom) and id(g) not in self.numbers:
+    def may_draw(self, *generators: Any) -> None:
+        for g in generators:
+            if id(g) not in self.numbers:
                 self.numbers[id(g)] = _Numbers(g)
 
     # What it is told
@@ -880,16 +881,18 @@ class Compiled(Quick):
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; recorded, and run once, if there is none yet."""
-        tensors: list[Any] = []
+        plan = self._find(args, kwargs)[0] if ENABLED else None
+        if plan is None:
+            raise NotRecordable(f"{self.name} runs as it is, and has no plan for these arguments")
         self(*args, **kwargs)
-        _flatten((args, kwargs), tensors)
-        return next(plan for plans in self.plans.values() for plan, _ in reversed(plans)
-                    if plan.replay.suits(tensors) and plan.replay.fits())
+        return plan
 
     def _record(self, key: Any, args: tuple, kwargs: dict, tensors: list) -> tuple[Any, Any]:
         self.recordings += 1
         if self.recordings > MANY:
-            warnings.warn(f"{self.name} was recorded {MANY} times, each time for other arguments or surroundings; "
+            changed = [e for plans in self.plans.values() for e in plans[-1][0].replay.entries if not e.holds()]
+            last = f" (the last time: {changed[0].owner}: {changed[0].name or 'a variable'})" if changed else ""
+            warnings.warn(f"{self.name} was recorded {MANY} times, each time for other arguments or surroundings{last}; "
                           "from now on it runs as it is", RuntimeWarning, stacklevel=4)
             return None, None
         recorder = Recorder(current_backend())
@@ -923,12 +926,9 @@ class Compiled(Quick):
             if any(numbers.drawn() for numbers in recorder.numbers.values()):
                 raise NotRecordable(f"{self.name} draws random numbers with Python's or NumPy's generator; a replay would not draw "
                                     "again: draw with pyneuro's, or give the numbers as an argument")
-            recorder.leave_operands()
-            entries = recorder.surroundings.entries
-            for e in recorder.noted():
-                if not e.holds():
-                    raise NotRecordable(f"{e.owner}: {e.name or 'a variable'} changes while {self.name} is recorded; "
-                                        "a replay would not change it")
+            entries, written = recorder.surroundings.entries, recorder.written()
+            later = set(map(id, written))
+            self._unchanged([e for e in recorder.noted() if id(e) not in later])
             for module in recorder.modules.values():
                 if not module.hooks_hold():
                     raise NotRecordable(f"{type(module.module).__name__}: its parameters, buffers, parts or hooks are others "
@@ -941,6 +941,8 @@ class Compiled(Quick):
                 raise NotRecordable(f"a param group changes after its step while {self.name} is recorded; a replay would not "
                                     "change it: step the scheduler outside")
             plan = _plan(self.name, recorder, tensors, aliases, result, entries, versions, self.options)
+            recorder.restore()
+            self._unchanged(written)
         except BaseException as error:
             recorder.restore()
             recorder.put_back()
@@ -948,10 +950,15 @@ class Compiled(Quick):
             if recorder.refused is not None and error is not recorder.refused and isinstance(error, Exception):
                 raise recorder.refused from error
             raise
-        recorder.restore()
         _forget(recorder, plan.kept)
         self.plans.setdefault(key, []).append((plan, result))
         return plan, result
+
+    def _unchanged(self, entries: list) -> None:
+        for e in entries:
+            if not e.holds():
+                raise NotRecordable(f"{e.owner}: {e.name or 'a variable'} changes while {self.name} is recorded; "
+                                    "a replay would not change it")
 
 
 def _stand_in(t: Any) -> Any:

@@ -24,8 +24,11 @@ cdef class Replay:
     @cython.locals(t=Fields, argument=Argument, i=Py_ssize_t, j=Py_ssize_t)
     cpdef bint suits(self, args)
 
-    @cython.locals(i=Py_ssize_t, looks=Seen)
+    @cython.locals(looks=Seen)
     cpdef bint fits(self)
+
+    @cython.locals(i=Py_ssize_t)
+    cdef bint stands(self)
 
     cpdef attempt(self, args)
 

@@ -36,7 +36,7 @@ MISSING = object()
 
 def same(a: Any, b: Any) -> bool:
     """Whether b can stand for a: the very same object, or an equal number or text."""
-    return a is b or (type(a) is type(b) and isinstance(a, PLAIN) and (repr(a) == repr(b) if type(a) is float else a == b))
+    return a is b or (type(a) is type(b) and isinstance(a, PLAIN) and (repr(a) == repr(b) if isinstance(a, float) else a == b))
 
 
 class Entry(NamedTuple):
@@ -61,7 +61,10 @@ class Entry(NamedTuple):
     def put_back(self) -> None:
         """Let it stand there again, but in a class."""
         if type(self.where) is CellType:
-            self.where.cell_contents = self.value
+            if self.value is MISSING:
+                del self.where.cell_contents
+            else:
+                self.where.cell_contents = self.value
         elif isinstance(self.where, dict):
             if self.value is MISSING:
                 self.where.pop(self.name, None)
@@ -128,30 +131,47 @@ class Body(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """The bytes of an array of numbers when it was recorded."""
+    """What was in an array of numbers when it was recorded, or in whatever else shows its memory."""
 
     where: Any
     name: str
-    value: bytes
+    value: tuple
     owner: str
 
     @classmethod
     def of(cls, where: Any) -> "Contents":
-        return cls(where, f"a {type(where).__name__}", cls.array(where).tobytes(), "what it names")
+        kept = where.copy() if isinstance(where, np.ndarray) else None
+        return cls(where, f"a {type(where).__name__}", (*cls.seen(where), kept), "what it names")
 
     @staticmethod
-    def array(where: Any) -> np.ndarray:
-        """In the same memory."""
-        return where if isinstance(where, np.ndarray) else np.frombuffer(where, np.uint8)
+    def seen(where: Any) -> tuple:
+        if isinstance(where, np.ndarray):
+            return where.tobytes(), where.shape, where.dtype
+        memory = memoryview(where)
+        return memory.tobytes(), memory.shape, memory.format
 
     def holds(self) -> bool:
-        return self.array(self.where).tobytes() == self.value
+        try:
+            return self.seen(self.where) == self.value[:3]
+        except ValueError:                                      # released, closed
+            return False
 
     def put_back(self) -> None:
-        """Let them be there again, but where there are more or less of them now."""
-        to = self.array(self.where)
-        if to.nbytes == len(self.value) and to.flags.writeable:
-            to[...] = np.frombuffer(self.value, to.dtype).reshape(to.shape)
+        """Let it be there again, but where there is more or less of it now."""
+        if isinstance(self.where, np.ndarray):
+            if self.where.shape == self.value[1] and self.where.flags.writeable:
+                self.where[...] = self.value[3]
+            return
+        memory = memoryview(self.where)
+        if memory.c_contiguous and not memory.readonly and memory.nbytes == len(self.value[0]):
+            memory.cast("B")[:] = self.value[0]
+
+    def arrays(self) -> list[np.ndarray]:
+        """Its memory; none where there is nothing in it."""
+        if isinstance(self.where, np.ndarray):
+            return [self.where] if self.where.size else []
+        memory = memoryview(self.where)
+        return [np.frombuffer(memory, np.uint8) if memory.c_contiguous else np.asarray(memory)] if memory.nbytes else []
 
 
 def look_at(entries: list) -> list:
@@ -257,14 +277,8 @@ class Replay:
 
     def fits(self) -> bool:
         """Whether all that Python read while it was recorded is as it was; optimizers' numbers are brought up to date."""
-        i = self.looks.changed(0)
-        while i >= 0:
-            if self.slow[i] is None or not self.slow[i].holds():
-                return False
-            i = self.looks.changed(i + 1)
-        for slow in self.others:
-            if not slow.holds():
-                return False
+        if not self.stands():
+            return False
         for looks, step in self.steps:
             if looks.changed(0) >= 0:
                 if not step.holds():
@@ -274,6 +288,18 @@ class Replay:
             self._look_at_weights()                            # first: they may change again meanwhile
             for _, weight, copied in self.packs:
                 np.copyto(copied, weight)
+        return True
+
+    def stands(self) -> bool:
+        """The same, but for what optimizers read."""
+        for slow in self.others:
+            if not slow.holds():
+                return False
+        i = self.looks.changed(0)
+        while i >= 0:
+            if self.slow[i] is None or not self.slow[i].holds():
+                return False
+            i = self.looks.changed(i + 1)
         return True
 
     def clashes(self, args: Any) -> bool:
@@ -330,7 +356,8 @@ class Replay:
         """Run it once for each of `rows`, which takes the place of argument `moving`: arrays of the results, stacked.
 
         Other arguments are as given. after: None, or a function that is called each time, and may change an optimizer's
-        numbers; where they want other kernels, the rows end. Only for plans whose outputs are whole tensors of their own.
+        numbers; where this is not the right plan after that, the rows end. Only for plans whose outputs are whole tensors of
+        their own.
         """
         if self.busy:
             raise RuntimeError("the plan is busy in another thread; give each thread a clone()")
@@ -339,7 +366,7 @@ class Replay:
 
         def adjust() -> bool:
             after()
-            return all(step.holds() for step in self.optimizers)
+            return all(step.holds() for step in self.optimizers) and self.stands()
 
         try:
             for i, t in enumerate(args):

@@ -392,6 +392,22 @@ def test_epochs_of_schedules_that_go_by_steps_are_replayed(on, data, monkeypatch
     assert same(replayed, eager) and end == same_end
 
 
+@each_backend
+def test_a_loss_that_reads_what_a_schedule_changes_at_each_step(on, data, monkeypatch):
+    def run():
+        model = network()
+        optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        scheduler = schedule.OneCycleLR(optimizer, 0.1, total_steps=36)
+        history = fit(model, lambda output, target: F.cross_entropy(output, target) * (1 + scheduler.get_last_lr()[0]), optimizer,
+                      *data, scheduler=scheduler, batch_size=4, epochs=6, seed=3)
+        return model, history.history
+
+    replayed, losses = run()
+    monkeypatch.setattr("pyneuro.plan.ENABLED", False)
+    eager, same_losses = run()
+    assert same(replayed, eager) and losses == same_losses
+
+
 def test_most_schedules_go_by_epochs(data):
     assert rates(network(), data, lambda o: schedule.StepLR(o, 1, 0.5)) == [0.05] * 3 + [0.025] * 3 + [0.0125] * 3
 
