@@ -12,7 +12,7 @@ import weakref
 from collections import ChainMap, UserDict, UserList, deque
 from collections.abc import Iterator
 from dis import get_instructions
-from functools import cached_property, partial, partialmethod
+from functools import cached_property, lru_cache, partial, partialmethod
 from operator import attrgetter, methodcaller
 from typing import Any
 
@@ -71,9 +71,20 @@ def _codes(code: Any) -> Iterator[Any]:
             yield from _codes(constant)
 
 
+@lru_cache(1000)
+def _instructions(code: Any) -> dict[str, set]:
+    """What instructions of each kind name."""
+    found: dict[str, set] = {}
+    for i in get_instructions(code):
+        if isinstance(i.argval, (str, int)):
+            found.setdefault(i.opname, set()).add(i.argval)
+    return found
+
+
 def _named(fn: Any, *prefixes: str) -> set[str]:
     """Names that instructions of these kinds have in a function and in those within it."""
-    return {i.argval for code in _codes(fn.__code__) for i in get_instructions(code) if i.opname.startswith(prefixes)}
+    found = [_instructions(code) for code in _codes(fn.__code__)]
+    return {name for names in found for kind in names if kind.startswith(prefixes) for name in names[kind]}
 
 
 def assigned(fn: Any) -> set[str]:
@@ -157,6 +168,7 @@ class Surroundings:
         self._texts: set[str] = set()                               # that may be names, where one is made out
         self._dynamic = False
         self._objects: list[Any] = []
+        self._looked_up: set[tuple[int, str, bool]] = set()         # object and name, and whether above
         self._of_classes: set[tuple[type, str]] = set()             # what was noted of them, for whichever of their objects
         self._todo = list(values)
         self.look()
@@ -167,7 +179,6 @@ class Surroundings:
 
     def look(self) -> None:
         """Until there is nothing new: every name that any function has may be an attribute of every object."""
-        looked_up: set[tuple[int, str, bool]] = set()
         while self._todo:
             while self._todo:
                 self._meet(self._todo.pop())
@@ -175,8 +186,8 @@ class Surroundings:
                 self._names |= self._texts
             for owner in self._objects:
                 for name in self._names:
-                    if (key := (id(owner), name, name in self._above)) not in looked_up:
-                        looked_up.add(key)
+                    if (key := (id(owner), name, name in self._above)) not in self._looked_up:
+                        self._looked_up.add(key)
                         self._attribute(owner, name)
 
     def _meet(self, value: Any) -> None:
@@ -274,7 +285,8 @@ class Surroundings:
             self._note(fn.__kwdefaults__, name, given, label)
         self._todo += fn.__defaults__ or ()
         self._todo += () if _packaged(fn) else _imported(fn)
-        self._objects.append(fn)
+        if fn.__dict__ or not _packaged(fn):
+            self._objects.append(fn)
         self._names |= attributes | _named(fn, "IMPORT_FROM")
         if "super" in names or _named(fn, "LOAD_SUPER_ATTR"):
             self._above |= attributes
