@@ -175,10 +175,11 @@ class Contents(NamedTuple):
 
 
 def look_at(entries: list) -> list:
-    """The entries of dicts, cells and functions as what Looks takes; others are no quick look."""
-    return [("body", e.where) if type(e) is Body else
+    """The entries of dicts, cells, functions and arrays as what Looks takes; others are no quick look."""
+    return [("body", e.where) if type(e) is Body else ("array", e.where, e.value[3]) if type(e) is Contents else
             ("cell", e.where, e.value) if type(e.where) is CellType else ("item", e.where, e.name, e.value)
-            for e in entries if type(e) is Body or (type(e) is Entry and type(e.where) in (dict, defaultdict, CellType))]
+            for e in entries if type(e) is Body or (type(e) is Entry and type(e.where) in (dict, defaultdict, CellType)) or
+            (type(e) is Contents and type(e.where) is np.ndarray and e.where.flags.c_contiguous)]
 
 
 class Argument:

@@ -79,10 +79,10 @@ cpdef bint same_layout(array, like):
 
 
 cdef enum:
-    ITEM, KEYS, LENGTH, CELL, TENSOR, GRAD, VERSION, BODY
+    ITEM, KEYS, LENGTH, CELL, TENSOR, GRAD, VERSION, BODY, ARRAY
 
 cdef dict LOOKS = {"item": ITEM, "keys": KEYS, "length": LENGTH, "cell": CELL, "tensor": TENSOR, "grad": GRAD, "version": VERSION,
-                   "body": BODY}
+                   "body": BODY, "array": ARRAY}
 
 cdef struct Look:
     int kind
@@ -98,6 +98,12 @@ cdef struct Effect:
     PyObject *where
     PyObject *gradient
     int64_t more
+
+
+cdef bint same_bytes(cnp.ndarray a, cnp.ndarray b):
+    """Of arrays of the very same type; other objects for it cost a slow look."""
+    return cnp.PyArray_DESCR(a) is cnp.PyArray_DESCR(b) and same_shape(a, b) and cnp.PyArray_IS_C_CONTIGUOUS(a) and \
+        memcmp(cnp.PyArray_DATA(a), cnp.PyArray_DATA(b), cnp.PyArray_NBYTES(b)) == 0
 
 
 cdef bint same_keys(Look *look):
@@ -117,7 +123,8 @@ cdef class Looks:
 
     ("item", dict, key, value)  ("keys", dict)  ("length", list)  ("cell", cell, value)  ("tensor", tensor): its array, its
     hooks, and whether it needs a gradient  ("grad", tensor, array)  ("version", storage)  ("body", function): its code and
-    defaults. A value is that very object; `missing` stands for none.
+    defaults  ("array", array, copy): its numbers, one after the other in both. A value is that very object; `missing` stands
+    for none.
     """
     def __init__(self, list looks not None, missing):
         cdef Look *look
@@ -150,6 +157,8 @@ cdef class Looks:
                 self.looks[i] = given = (*given, given[1].__code__, given[1].__defaults__, given[1].__kwdefaults__)
                 look.value, look.name = PyFunction_GET_CODE(look.where), PyFunction_GET_DEFAULTS(look.where)
                 look.more = PyFunction_GET_KW_DEFAULTS(look.where)
+            elif look.kind == ARRAY:
+                look.where, look.value = <PyObject *><cnp.ndarray?>given[1], <PyObject *><cnp.ndarray?>given[2]
             else:
                 look.value = <PyObject *>given[2]
             if look.value == <PyObject *>missing:
@@ -208,6 +217,9 @@ cdef class Looks:
             elif look.kind == BODY:
                 if PyFunction_GET_CODE(look.where) != look.value or PyFunction_GET_DEFAULTS(look.where) != look.name or \
                         PyFunction_GET_KW_DEFAULTS(look.where) != look.more:
+                    return i
+            elif look.kind == ARRAY:
+                if not same_bytes(<cnp.ndarray>look.where, <cnp.ndarray>look.value):
                     return i
             else:
                 g = <PyObject *>(<TensorBase>look.where)._grad
