@@ -298,6 +298,11 @@ class _Step:
         ]
         return look_at(entries) + [("length", found) for found in self.lists]
 
+    def restless(self) -> list:
+        """Where to look in a replay besides: what always counts as another, where a group holds what may change in itself."""
+        fixed = (*PLAIN, tuple, np.generic)
+        return [("item", {}, "", self)] if any(k != "params" and not isinstance(v, fixed) for k, v in self.group.items()) else []
+
     @property
     def entries(self) -> list[Entry]:
         """The state of each parameter; what cohorts share stands in their numbers."""
@@ -1104,11 +1109,16 @@ def compile(fn: Any = None, *, disable: bool = False, without: Iterable[str] = (
     have the bits that the function itself gives. Learning rates and all that optimizers read from their param groups
     may change between calls; schedulers step outside. Gradients stay in .grad, whose memory the next replay writes.
 
-    Numbers that it reads from NumPy arrays are looked at before each replay, in arrays of up to 64 KiB; larger ones must not
-    change, but for those that tensors share memory with.
+    What it names beside its arguments is looked at before each replay: variables, defaults, attributes, elements of
+    containers, numbers in arrays and in other memory. Where something else is there it is recorded again, but only 64 times:
+    what is new at each call had better be an argument. These are not looked at, and must not change: elements of containers
+    that have more than 256, numbers in arrays of objects or of more than 64 KiB (where tensors share memory with them, what
+    they are in tensors is followed), names that are made out by the program but for those that stand in a container, what is
+    read by ==, hash() and repr() of an object, class attributes of numbers and strings, and what Python and NumPy keep for
+    themselves: files, times, environment, contexts, flags of arrays, caches of functions.
 
-    Raises NotRecordable where a function reads values, naming the line, changes what is not its own, names an iterator, or
-    draws from Python's or NumPy's generators. With PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes
+    Raises NotRecordable where a function reads values, naming the line, changes what is not its own, names an iterator, a queue
+    or a file to be read, or draws from generators of Python's or NumPy's that it did not make itself. With PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes
     (pyneuro.passes.PASSES) to leave out. prepack: where no gradients are recorded, dense layers read private copies of their
     weights, which makes the most of few rows; they follow optimizers, load_state_dict and whatever else writes the parameters
     themselves, but nothing that is written by way of `.data` or NumPy. Usable as a decorator.

@@ -252,7 +252,7 @@ class Replay:
         self.sources = Looks([("version", storage) for storage, _, _ in self.packs], MISSING)
 
     def _look_at_steps(self) -> None:
-        self.steps = [(Looks(step.looks(), MISSING), step) for step in self.optimizers]
+        self.steps = [(Looks(step.looks() + step.restless(), MISSING), step) for step in self.optimizers]
 
     def suits(self, args: Any) -> bool:
         """Whether these are tensors laid out as the arguments were, in the same mode and on the same backend."""

@@ -962,6 +962,8 @@ CHANGES = {
     "parameters of an activation": lambda w: (setattr(w.model[0], "activation", "leaky_relu"), setattr(w.model[0], "params", (0.3,))),
     "hook": _hook, "pre hook": _pre_hook, "hook of a leaf": _leaf_hook, "hook of a leaf in a closure": _closure_hook,
     "add_param_group": lambda w: w.optimizer.add_param_group({"params": [w.alone], "lr": 0.3}),
+    "a list of betas": lambda w: (w.optimizer.param_groups[0].update(betas=[0.5, 0.6]), w.run(*batch(50)),
+                                  w.optimizer.param_groups[0]["betas"].__setitem__(0, 0.2)),
     "amsgrad": _set_item(lambda w: w.optimizer.param_groups[0], "amsgrad", True),
     "state forgotten": lambda w: w.optimizer.state.clear(),
     "state of one forgotten": lambda w: w.optimizer.state.pop(w.model[0].weight),
