@@ -1118,10 +1118,11 @@ def compile(fn: Any = None, *, disable: bool = False, without: Iterable[str] = (
     themselves: files, times, environment, contexts, flags of arrays, caches of functions.
 
     Raises NotRecordable where a function reads values, naming the line, changes what is not its own, names an iterator, a queue
-    or a file to be read, or draws from generators of Python's or NumPy's that it did not make itself. With PYNEURO_COMPILE=0, or disable, functions run as they are. without: passes
-    (pyneuro.passes.PASSES) to leave out. prepack: where no gradients are recorded, dense layers read private copies of their
-    weights, which makes the most of few rows; they follow optimizers, load_state_dict and whatever else writes the parameters
-    themselves, but nothing that is written by way of `.data` or NumPy. Usable as a decorator.
+    or a file to be read, or draws from generators of Python's or NumPy's that it did not make itself. With PYNEURO_COMPILE=0,
+    or disable, functions run as they are. without: passes (pyneuro.passes.PASSES) to leave out. prepack: where no gradients are
+    recorded, dense layers read private copies of their weights, which makes the most of few rows; they follow optimizers,
+    load_state_dict and whatever else writes the parameters themselves, but nothing that is written by way of `.data` or NumPy.
+    Usable as a decorator.
     """
     if fn is None:
         return lambda f: compile(f, disable=disable, without=without, prepack=prepack)
