@@ -1115,7 +1115,7 @@ def compile(fn: Any = None, *, disable: bool = False, without: Iterable[str] = (
     that have more than 256, numbers in arrays of objects or of more than 64 KiB (where tensors share memory with them, what
     they are in tensors is followed), names that are made out by the program but for those that stand in a container, what is
     read by ==, hash() and repr() of an object, class attributes of numbers and strings, and what Python and NumPy keep for
-    themselves: files, times, environment, contexts, flags of arrays, caches of functions.
+    themselves: files, times, entropy, environment, contexts, flags of arrays, caches of functions.
 
     Raises NotRecordable where a function reads values, naming the line, changes what is not its own, names an iterator, a queue
     or a file to be read, or draws from generators of Python's or NumPy's that it did not make itself. With PYNEURO_COMPILE=0,
