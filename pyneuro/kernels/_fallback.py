@@ -82,7 +82,8 @@ class Looks:
 
     def __init__(self, looks: list, missing: Any) -> None:
         self.looks, self.missing = looks, missing
-        self.stood = [(look[-1],) if look[0] in ("item", "cell", "grad") else self._now(look) for look in looks]
+        self.stood = [(True,) if look[0] == "array" else (look[-1],) if look[0] in ("item", "cell", "grad") else self._now(look)
+                      for look in looks]
 
     def _now(self, look: tuple) -> tuple:
         kind, where = look[:2]
