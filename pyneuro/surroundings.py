@@ -138,7 +138,7 @@ def _own(value: Any) -> dict | None:
 def _behind(proxy: Any) -> Any:
     try:
         return proxy.__repr__.__self__
-    except ReferenceError:                                         # nothing any more
+    except (AttributeError, ReferenceError):                       # nothing any more
         return None
 
 
