@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .kernels import alias_at
-from .kernels.signature import KERNELS, Spec, element_dtype, spec_for
+from .kernels.signature import KERNELS, Spec, element_dtype, same_steps, spec_for
 
 
 class Call(NamedTuple):
@@ -104,7 +104,7 @@ class Memory:
 
 
 def _same_array(a: np.ndarray, b: np.ndarray) -> bool:
-    return a is b or (start_of(a) == start_of(b) and a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype)
+    return a is b or (start_of(a) == start_of(b) and same_steps(a, b))
 
 
 def without_dead(calls: list[Call], private: Callable[[np.ndarray], bool]) -> list[Call]:

@@ -2402,6 +2402,7 @@ def program(steps):
 @hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(steps=st.lists(step_of, min_size=1, max_size=9), needs=st.booleans(), dtype=st.sampled_from(["float32", "float64"]),
        seed=st.integers(0, 3))
+@hypothesis.example(steps=[("reduce", 0, 0, 0), ("matmul", 1, 5, 0)], needs=True, dtype="float32", seed=0)    # strides of axes of one
 def test_random_programs(on, steps, needs, dtype, seed):
     def arguments(k):
         g = np.random.default_rng(seed * 10 + k)

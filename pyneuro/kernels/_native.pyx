@@ -230,10 +230,16 @@ cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b):
 
 
 cdef inline bint same_view(cnp.ndarray a, cnp.ndarray b):
-    """Whether they are the very same elements in the same order."""
-    return a is b or (
-        cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b) and cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(b) and
-        same_shape(a, b) and same(cnp.PyArray_STRIDES(a), cnp.PyArray_STRIDES(b), cnp.PyArray_NDIM(a)))
+    """Whether they are the very same elements in the same order: see signature.same_steps."""
+    cdef int i
+    if a is b:
+        return True
+    if cnp.PyArray_DATA(a) != cnp.PyArray_DATA(b) or cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(b) or not same_shape(a, b):
+        return False
+    for i in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIMS(a)[i] != 1 and cnp.PyArray_STRIDES(a)[i] != cnp.PyArray_STRIDES(b)[i]:
+            return False
+    return True
 
 
 cdef int fill(pn_call *c, Row row, tuple bufs, tuple attrs) except -1:

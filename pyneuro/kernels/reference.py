@@ -452,13 +452,17 @@ def gather_min(x, index, y):
 # Matrices
 
 
+def _plain(x):
+    """x, or if it repeats its elements a copy: NumPy multiplies these without BLAS, slowly and to other bits."""
+    return x.copy() if 0 in x.strides else x
+
 def matmul(a, b, c):
     """c = a b"""
-    np.matmul(a, b, out=c)
+    np.matmul(_plain(a), _plain(b), out=c)
 
 def bmm(a, b, c):
     """c_z = a_z b_z"""
-    np.matmul(a, b, out=c)
+    np.matmul(_plain(a), _plain(b), out=c)
 
 
 # Inverses and decompositions, of each matrix of a row of them.
@@ -528,7 +532,7 @@ def pinv(a, y, rtol, atol):
 
 def dense_grad_w(dy, x, dw, db):
     """dw = dy^T x, db = the sum of dy's rows: what y = x w^T + b hands back to w and b."""
-    np.matmul(dy.T, x, out=dw)
+    np.matmul(_plain(dy).T, _plain(x), out=dw)
     db[...] = _sum(dy, 0, db.dtype)
 
 
@@ -1960,7 +1964,7 @@ def _dense(spec: Spec, value: Callable[..., None]) -> Callable[..., None]:
 
     def dense(x, w, b, *rest):
         z, y, attrs = rest[0], rest[len(outputs) - 1], rest[len(outputs):]      # one output: z is made in y
-        np.matmul(x, w.T, out=z)
+        np.matmul(_plain(x), _plain(w).T, out=z)
         np.add(z, b, out=z)
         value(z, y, *attrs)
 

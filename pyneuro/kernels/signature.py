@@ -293,10 +293,15 @@ def overlap(a: np.ndarray, b: np.ndarray, allow_same: bool) -> bool:
         return not allow_same
     if not np.may_share_memory(a, b):
         return False
-    if allow_same and a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides \
-            and a.shape == b.shape and a.dtype == b.dtype:
+    if allow_same and a.__array_interface__["data"] == b.__array_interface__["data"] and same_steps(a, b):
         return False
     return np.shares_memory(a, b)
+
+
+def same_steps(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether from one address on they are the same elements in the same order: where an axis has one, its stride says nothing."""
+    return a.dtype == b.dtype and a.shape == b.shape and (
+        a.strides == b.strides or all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides)))
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
