@@ -221,8 +221,11 @@ class _Table:
                 mean, std = [wrap(row.reshape(self.shape)) for row in self.scale]
                 t = (t - mean) / std
             return t
-        found = ops.empty((len(index), self.table.shape[1]), self.dtype if self.scale else self.table.dtype)
-        ops.run("take_scaled" if self.scale else "take", (self.table, index, *self.scale, found))
+        if self.scale:
+            found = ops.empty((len(index), self.table.shape[1]), self.dtype)
+            ops.run("take_scaled", (self.table, index, *self.scale, found))
+        else:
+            found = ops.OPS["take"].forward(self.table, index)
         t = wrap(found.reshape(len(index), *self.shape))
         return t if t.dtype == self.dtype else t.to(self.dtype)
 
