@@ -21,14 +21,17 @@ enum {
     LINE = 64 / sizeof(T),           /* elements of a cache line */
     SWEEP_ROWS = 4,                  /* rows of b in a sweep, see sweep_rows */
     SWEEP_COLUMNS = 8192 / sizeof(T),
-    SWEEP_BYTES = 512 * 1024,        /* of b that the tiles of few rows, but more than one, read as well */
+    SWEEP_BYTES = 512 * 1024,        /* of b that the tiles of few rows read as well */
+    SWEEP_MOST = PN_WIDTH == 64 ? 0 : 1,    /* rows that a sweep is better for whatever the size: measured on Zen 3, and Sapphire Rapids */
     BLOCK_ROWS = 336,                /* most rows of a block of a that is not packed */
     BLOCK_BYTES = (PN_WIDTH == 64 ? 288 : 144) * 1024,    /* of packed a: it has not the L2 cache to itself */
     PANEL_BYTES = 1024 * 1024,       /* of packed b that several blocks of a meet */
     ONCE_BYTES = 128 * 1024,         /* and that only one block does */
     SMALL_BYTES = 384 * 1024,        /* of b that may be read where it lies */
+    STRIDED_PANELS = PN_WIDTH == 64 ? 16 : 1 << 30,    /* of b, from which it repays to pack an a whose terms are no neighbours */
     GROUP = 4,                       /* panels of b that are packed together */
-    PACK_TERMS = 2 * 1000 * 1000,    /* m n k from which it repays to pack both */
+    TRANSPOSED = PN_WIDTH == 64 ? 3 : 2,    /* elements, while packing, in the time of a vector FMA */
+    PACK_TERMS = (PN_WIDTH == 64 ? 60 : 2) * 1000 * 1000,    /* m n k from which it repays to pack both */
     FINISH_COLUMNS = 256             /* at least so many columns of a block are finished together */
 };
 
@@ -65,7 +68,7 @@ static int64_t gemm_cost(int64_t m, int64_t n, int64_t k, int64_t bj, int64_t cj
 {
     int64_t rows = m < 4 ? 4 : m, vectors = k * parts_of(n, LANES), times = large(m, n, k) ? parts_of(k, CUT) : 1;
     if (m <= FEW && bj != 1) return (m + 2) * vectors;
-    return rows * vectors + (bj == 1 ? 0 : n * k / 2) + (cj == 1 ? 0 : times * m * n / 2);
+    return rows * vectors + (bj == 1 ? 0 : n * k / TRANSPOSED) + (cj == 1 ? 0 : times * m * n / 2);
 }
 
 /* Sizes of blocks where a is packed: parts of a that are about equal, of b as large as its reuse repays. Not
@@ -98,14 +101,15 @@ static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t 
 
     int64_t bytes_a = g.m * k * (int64_t)sizeof(T), bytes_b = k * g.n * (int64_t)sizeof(T);
     g.few = g.m <= FEW && g.bj != 1 && g.bp == 1;
-    g.sweep = g.m <= FEW && g.bj == 1 && (bytes_b > SWEEP_BYTES || g.m == 1 || (g.m < FEW && g.n % LANES));
+    g.sweep = g.m <= FEW && g.bj == 1 && (bytes_b > SWEEP_BYTES || g.m <= SWEEP_MOST || (g.m < FEW && g.n % (g.m == 1 ? TILE_WIDE * LANES : LANES)));
     if (g.sweep) g.buffer_elements = FEW * SWEEP_COLUMNS;
     else if (g.few && g.ap != 1) g.buffer_elements = g.m * k;
     if (g.few || g.sweep) return g;
 
     int64_t panels = parts_of(g.n, TILE_VECS * LANES);
     g.pack_b = g.bj != 1 || (g.m > 4 * TILE_ROWS && (aliased(g.bp) || bytes_b > SMALL_BYTES));
-    g.pack_a = g.m > TILE_FEW && ((panels > 2 && aliased(g.ai)) || (panels > 4 && bytes_a > 2 * SMALL_BYTES));
+    g.pack_a = g.m > TILE_FEW && ((panels > 2 && aliased(g.ai)) || (panels > 4 && bytes_a > 2 * SMALL_BYTES)
+                                  || (panels >= STRIDED_PANELS && g.ap != 1));
     if (panels > 4 && g.m > 4 * TILE_ROWS && large(g.m, g.n, k))
         g.pack_a = g.pack_b = 1;
     g.block_rows = least(g.m, BLOCK_ROWS), g.block_columns = g.n, g.block_depth = k;

@@ -56,21 +56,36 @@ typedef struct {
     const T *bias, *gate;
 } tile_ending;
 
-/* For each sum of a tile: the loops are unrolled, as are those below. */
-#define EACH_SUM(...)                                       \
-    _Pragma("GCC unroll 16") for (int i = 0; i < rows; i++) \
-        _Pragma("GCC unroll 4") for (int v = 0; v < vecs; v++) __VA_ARGS__
+/* For each sum of a tile, whose place in c is `at`, and likewise in what lies as c does. Where rows begin is worked out one after
+   the other: GCC would have all of them at once, in memory. The loops are unrolled, as are those below. */
+#define EACH_SUM(origin, ...)                                          \
+    do {                                                               \
+        const T *row = origin;                                         \
+        _Pragma("GCC unroll 16") for (int i = 0; i < rows; i++) {      \
+            _Pragma("GCC unroll 4") for (int v = 0; v < vecs; v++) {   \
+                const T *at = row + v * LANES;                         \
+                __VA_ARGS__;                                           \
+            }                                                          \
+            row += ci;                                                 \
+            __asm__("" : "+r"(row));                                   \
+        }                                                              \
+    } while (0)
 
 INLINE void tile_end(int rows, int vecs, reg sum[][TILE_WIDE], T *c, int64_t ci, const tile_ending *end)
 {
     if (end->what) {
         const params none = vparams((scalars){{0}});
-        if (end->what & END_ADD) EACH_SUM(sum[i][v] = vload(c + i * ci + v * LANES) + sum[i][v]);
-        if (end->what & END_BIAS) EACH_SUM(sum[i][v] += vload(end->bias + v * LANES));
-        if (end->what & END_RELU) EACH_SUM(sum[i][v] = value_relu(sum[i][v], none));
-        if (end->what & END_GATE) EACH_SUM(sum[i][v] = slope_relu(sum[i][v], vload(end->gate + i * ci + v * LANES), none));
+        if (end->what & END_ADD) EACH_SUM(c, sum[i][v] = vload(at) + sum[i][v]);
+        if (end->what & END_BIAS) {
+            reg bias[TILE_WIDE];
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; v++) bias[v] = vload(end->bias + v * LANES);
+            EACH_SUM(c, (void)at, sum[i][v] += bias[v]);
+        }
+        if (end->what & END_RELU) EACH_SUM(c, (void)at, sum[i][v] = value_relu(sum[i][v], none));
+        if (end->what & END_GATE) EACH_SUM(end->gate, sum[i][v] = slope_relu(sum[i][v], vload(at), none));
     }
-    EACH_SUM(vstore(c + i * ci + v * LANES, sum[i][v]));
+    EACH_SUM(c, vstore((T *)at, sum[i][v]));
 }
 #undef EACH_SUM
 

@@ -62,13 +62,9 @@ INLINE reg vload_lanes(const T *const *lane, int64_t at)
 #endif
 }
 
-/* Element p of y[q] is element q of row p, for LANES rows xp elements apart and LANE columns. lane[i] is row i * LANE:
-   rows so far apart share a vector from the start, and what remains are the perfect shuffles that transpose
-   LANE rows in each 128 bits. */
-INLINE void load_transposed(reg *y, const T *const *lane, int64_t xp)
+/* Transposes LANE rows in each 128 bits, by perfect shuffles. */
+INLINE void transpose_lanes(reg *y)
 {
-#pragma GCC unroll 4
-    for (int p = 0; p < LANE; p++) y[p] = vload_lanes(lane, p * xp);
 #pragma GCC unroll 2
     for (int size = 1; size < LANE; size *= 2) {
         reg z[LANE];
@@ -80,6 +76,15 @@ INLINE void load_transposed(reg *y, const T *const *lane, int64_t xp)
 #pragma GCC unroll 4
         for (int i = 0; i < LANE; i++) y[i] = z[i];
     }
+}
+
+/* Element p of y[q] is element q of row p, for LANES rows xp elements apart and LANE columns. lane[i] is row i * LANE:
+   rows so far apart share a vector from the start. */
+INLINE void load_transposed(reg *y, const T *const *lane, int64_t xp)
+{
+#pragma GCC unroll 4
+    for (int p = 0; p < LANE; p++) y[p] = vload_lanes(lane, p * xp);
+    transpose_lanes(y);
 }
 
 /* The same of rows from x on, where only so many rows and columns may be there; 0 beyond. */
@@ -99,8 +104,24 @@ INLINE void load_transposed_most(reg *y, const T *x, int64_t xp, int64_t rows, i
     load_transposed(y, lane, xp);
 }
 
-/* panel[p * width + j] = x[p * xp + j * xj] for p < k and j < n, with 0 up to the next whole vector of j. width may
-   be less than these vectors: rows are written so that each ends where the next one begins. Then the panel wants
+/* The same way, columns of a panel that are less than a vector: the last of them stands for those that are not there. */
+INLINE void pack_last(T **to, int64_t width, const T *x, int64_t xj, int64_t *p, int64_t k, int64_t n)
+{
+    const T *lane[LANE][WIDE];
+    for (int q = 0; q < LANE; q++)
+        for (int i = 0; i < WIDE; i++) lane[q][i] = x + least(i * LANE + q, n - 1) * xj;
+    for (; *p + LANE <= k; *p += LANE) {
+        reg y[LANE];
+#pragma GCC unroll 4
+        for (int q = 0; q < LANE; q++) y[q] = vload_lanes(lane[q], *p);
+        transpose_lanes(y);
+#pragma GCC unroll 4
+        for (int q = 0; q < LANE; q++, *to += width) vstore(*to, y[q]);
+    }
+}
+
+/* panel[p * width + j] = x[p * xp + j * xj] for p < k and j < n, and anything finite or not up to the next whole vector of j.
+   width may be less than these vectors: rows are written so that each ends where the next one begins. Then the panel wants
    room for a vector at its end. */
 static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, int64_t k, int64_t n)
 {
@@ -122,11 +143,7 @@ static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, in
 #pragma GCC unroll 4
                 for (int q = 0; q < LANE; q++, to += width) vstore(to, y[q]);
             }
-            for (; p + LANE <= k; p += LANE) {
-                load_transposed_most(y, x + p + j * xj, xj, n - j, LANE);
-#pragma GCC unroll 4
-                for (int q = 0; q < LANE; q++, to += width) vstore(to, y[q]);
-            }
+            if (p + LANE <= k) pack_last(&to, width, x + j * xj, xj, &p, k, n - j);
             for (; p < k; p++, to += width) vstore(to, vgather(x + p + j * xj, xj, least(LANES, n - j)));
         }
     } else {
