@@ -8,8 +8,23 @@
         for (; i + LANES <= n; i += LANES) { const int64_t k = LANES; __VA_ARGS__ }             \
         if (i < n) { const int64_t k = n - i; __VA_ARGS__ }                                     \
     } while (0)
-#define LOAD(x) (k == LANES ? vload((x) + i) : vload_part((x) + i, k))
+#define LOAD(x) (k == LANES ? vload_on((x) + i) : vload_part((x) + i, k))
 #define STORE(y, x) (k == LANES ? vstore((y) + i, x) : vstore_part((y) + i, x, k))
+
+enum { AHEAD = 2048 / sizeof(T) };
+INLINE vec vload_on(const T *p)
+{
+    vprefetch(p, AHEAD);
+    return vload(p);
+}
+
+/* A number, and whether it is another than the one that changes nothing: multiplications by 1 and 0 are left out, as the loops
+   are bound by arithmetic. */
+typedef struct {
+    T of;
+    int counts;
+} factor;
+INLINE factor factor_of(T x, T nothing) { return (factor){ x, x != nothing }; }
 
 /* What the blocks share. g is in `slot`, hyper in the next one; the last two say where in hyper they stand.
    */
@@ -17,13 +32,25 @@
     const int64_t n = c->dim[0], g_stride = STRIDE(slot, 0);                                    \
     const T *g = IN(T, slot);                                                                   \
     const double *hyper = IN(double, slot + 1);                                                 \
-    const T sign = hyper[at_maximize] != 0 ? -1 : 1, weight_decay = (T)hyper[at_weight_decay]
+    const int maximize = hyper[at_maximize] != 0;                                               \
+    const factor weight_decay = factor_of((T)hyper[at_weight_decay], 0)
 
-/* The direction to step against. */
-#define GRADIENT(p) decayed(sign * (g_stride ? LOAD(g) : vset(*g)), p, weight_decay)
-INLINE vec decayed(vec g, vec p, T weight_decay)
+/* The gradient as it is given, and the direction to step against. */
+#define GIVEN turned(g_stride ? LOAD(g) : vset(*g), maximize)
+#define GRADIENT(p) decayed(GIVEN, p, weight_decay)
+INLINE vec turned(vec g, int maximize)
 {
-    if (weight_decay != 0) g += weight_decay * p;
+    if (maximize) g = -g;
+    return g;
+}
+INLINE vec shrunk(vec w, factor shrink)
+{
+    if (shrink.counts) w *= shrink.of;
+    return w;
+}
+INLINE vec decayed(vec g, vec p, factor weight_decay)
+{
+    if (weight_decay.counts) g += weight_decay.of * p;
     return g;
 }
 
@@ -137,9 +164,10 @@ DEFINE(adadelta)
     const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]);                                     \
     const T beta2 = (T)hyper[2], rest2 = (T)(1 - hyper[2]);                                     \
     const T rate = (T)(hyper[7] * hyper[8]), eps = (T)(hyper[3] * hyper[8]);                    \
-    const T shrink = decoupled ? (T)(1 - hyper[0] * hyper[4]) : 1, added = decoupled ? 0 : weight_decay
+    const factor shrink = factor_of(decoupled ? (T)(1 - hyper[0] * hyper[4]) : 1, 1);            \
+    const factor added = decoupled ? (factor){0} : weight_decay
 #define ADAM_MOMENTS                                                                            \
-    vec w = LOAD(p), d = decayed(sign * (g_stride ? LOAD(g) : vset(*g)), w, added);             \
+    vec w = LOAD(p), d = decayed(GIVEN, w, added);             \
     vec mean = beta1 * LOAD(m) + rest1 * d;                                                     \
     vec square = beta2 * LOAD(v) + rest2 * d * d;                                               \
     STORE(m, mean);                                                                             \
@@ -150,7 +178,7 @@ DEFINE(adam)
     ADAM(3);
     EACH_VECTOR(
         ADAM_MOMENTS;
-        STORE(p, shrink * w - rate * mean / (vsqrt(square) + eps));
+        STORE(p, shrunk(w, shrink) - rate * mean / (vsqrt(square) + eps));
     );
     return PN_OK;
 }
@@ -163,7 +191,7 @@ DEFINE(amsgrad)
         ADAM_MOMENTS;
         vec highest = vmax(LOAD(peak), square);
         STORE(peak, highest);
-        STORE(p, shrink * w - rate * mean / (vsqrt(highest) + eps));
+        STORE(p, shrunk(w, shrink) - rate * mean / (vsqrt(highest) + eps));
     );
     return PN_OK;
 }
@@ -174,12 +202,12 @@ DEFINE(adabelief)
     ADAM(3);
     const T floor = (T)hyper[3];
     EACH_VECTOR(
-        vec w = LOAD(p), d = decayed(sign * (g_stride ? LOAD(g) : vset(*g)), w, added);
+        vec w = LOAD(p), d = decayed(GIVEN, w, added);
         vec mean = beta1 * LOAD(m) + rest1 * d, off = d - mean;
         vec square = beta2 * LOAD(v) + rest2 * off * off + floor;
         STORE(m, mean);
         STORE(v, square);
-        STORE(p, shrink * w - rate * mean / (vsqrt(square) + eps));
+        STORE(p, shrunk(w, shrink) - rate * mean / (vsqrt(square) + eps));
     );
     return PN_OK;
 }
@@ -189,12 +217,12 @@ DEFINE(yogi)
     ADAM(3);
     (void)beta2;
     EACH_VECTOR(
-        vec w = LOAD(p), d = decayed(sign * (g_stride ? LOAD(g) : vset(*g)), w, added);
+        vec w = LOAD(p), d = decayed(GIVEN, w, added);
         vec mean = beta1 * LOAD(m) + rest1 * d, second = d * d, old = LOAD(v);
         vec square = old - rest2 * vsign(old - second) * second;
         STORE(m, mean);
         STORE(v, square);
-        STORE(p, shrink * w - rate * mean / (vsqrt(square) + eps));
+        STORE(p, shrunk(w, shrink) - rate * mean / (vsqrt(square) + eps));
     );
     return PN_OK;
 }
@@ -228,15 +256,15 @@ DEFINE(radam)
     const double share = sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length));
     const T rate = (T)(rectified ? lr * share * sqrt(1 - left) : lr), eps = (T)hyper[3];
     const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]), beta2 = (T)hyper[2], rest2 = (T)(1 - hyper[2]);
-    const T shrink = decoupled ? (T)(1 - hyper[0] * hyper[4]) : 1, added = decoupled ? 0 : weight_decay;
+    const factor shrink = factor_of(decoupled ? (T)(1 - hyper[0] * hyper[4]) : 1, 1), added = decoupled ? (factor){0} : weight_decay;
     EACH_VECTOR(
-        vec w = LOAD(p), d = decayed(sign * (g_stride ? LOAD(g) : vset(*g)), w, added);
+        vec w = LOAD(p), d = decayed(GIVEN, w, added);
         vec mean = beta1 * LOAD(m) + rest1 * d, square = beta2 * LOAD(v) + rest2 * d * d;
         vec move = rate * mean;
         if (rectified) move /= vsqrt(square) + eps;
         STORE(m, mean);
         STORE(v, square);
-        STORE(p, shrink * w - move);
+        STORE(p, shrunk(w, shrink) - move);
     );
     return PN_OK;
 }
@@ -250,13 +278,13 @@ DEFINE(nadam)
     const T now = (T)(lr * (1 - mu) / (1 - product)), next = (T)(lr * mu_next / (1 - product * mu_next));
     const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]), beta2 = (T)hyper[2], rest2 = (T)(1 - hyper[2]);
     const T root = (T)sqrt(1 - pow(hyper[2], hyper[11])), eps = (T)hyper[3];
-    const T shrink = decoupled ? (T)(1 - lr * hyper[4]) : 1, added = decoupled ? 0 : weight_decay;
+    const factor shrink = factor_of(decoupled ? (T)(1 - lr * hyper[4]) : 1, 1), added = decoupled ? (factor){0} : weight_decay;
     EACH_VECTOR(
-        vec w = LOAD(p), d = decayed(sign * (g_stride ? LOAD(g) : vset(*g)), w, added);
+        vec w = LOAD(p), d = decayed(GIVEN, w, added);
         vec mean = beta1 * LOAD(m) + rest1 * d, square = beta2 * LOAD(v) + rest2 * d * d;
         STORE(m, mean);
         STORE(v, square);
-        STORE(p, shrink * w - (now * d + next * mean) / (vsqrt(square) / root + eps));
+        STORE(p, shrunk(w, shrink) - (now * d + next * mean) / (vsqrt(square) / root + eps));
     );
     return PN_OK;
 }
@@ -268,10 +296,10 @@ DEFINE(rprop)
     T *p = OUT(T, 0), *prev = OUT(T, 1), *size = OUT(T, 2);
     const T *g = IN(T, 3);
     const double *hyper = IN(double, 4);
-    const T sign = hyper[5] != 0 ? -1 : 1;
+    const int maximize = hyper[5] != 0;
     const vec minus = vset((T)hyper[1]), plus = vset((T)hyper[2]), low = vset((T)hyper[3]), high = vset((T)hyper[4]);
     EACH_VECTOR(
-        vec d = sign * (g_stride ? LOAD(g) : vset(*g)), same = d * LOAD(prev);
+        vec d = GIVEN, same = d * LOAD(prev);
         vec step = vclamp(LOAD(size) * vsel(same > 0, plus, vsel(same < 0, minus, vset(1))), low, high);
         d = vsel(same < 0, vset(0), d);
         STORE(size, step);
@@ -285,11 +313,12 @@ DEFINE(asgd)
 {
     OPTIMIZER(2, 4, 5);
     T *p = OUT(T, 0), *ax = OUT(T, 1);
-    const T eta = (T)hyper[6], mu = (T)hyper[7], shrink = (T)(1 - hyper[1] * hyper[6]);
+    const T eta = (T)hyper[6], mu = (T)hyper[7];
+    const factor shrink = factor_of((T)(1 - hyper[1] * hyper[6]), 1);
     const int first = hyper[7] == 1;
     EACH_VECTOR(
         vec w = LOAD(p), d = GRADIENT(w);
-        w = shrink * w - eta * d;
+        w = shrunk(w, shrink) - eta * d;
         vec average = w;
         if (!first) average = LOAD(ax) + mu * (w - LOAD(ax));
         STORE(p, w);
@@ -304,12 +333,14 @@ DEFINE(lion)
     T *p = OUT(T, 0), *m = OUT(T, 1);
     const T *g = IN(T, 2);
     const double *hyper = IN(double, 3);
-    const T sign = hyper[4] != 0 ? -1 : 1, lr = (T)hyper[0], shrink = (T)(1 - hyper[0] * hyper[3]);
+    const int maximize = hyper[4] != 0;
+    const T lr = (T)hyper[0];
+    const factor shrink = factor_of((T)(1 - hyper[0] * hyper[3]), 1);
     const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]), beta2 = (T)hyper[2], rest2 = (T)(1 - hyper[2]);
     EACH_VECTOR(
-        vec w = LOAD(p), d = sign * (g_stride ? LOAD(g) : vset(*g)), mean = LOAD(m);
+        vec w = LOAD(p), d = GIVEN, mean = LOAD(m);
         STORE(m, beta2 * mean + rest2 * d);
-        STORE(p, shrink * w - lr * vsign(beta1 * mean + rest1 * d));
+        STORE(p, shrunk(w, shrink) - lr * vsign(beta1 * mean + rest1 * d));
     );
     return PN_OK;
 }
@@ -323,7 +354,7 @@ DEFINE(schedulefree)
     const T rate = (T)hyper[9], pull = (T)hyper[10], push = (T)(hyper[9] * (hyper[1] * (1 - hyper[10]) - 1));
     const T root = (T)sqrt(1 - pow(hyper[2], hyper[13]));
     EACH_VECTOR(
-        vec w = LOAD(p), d = sign * (g_stride ? LOAD(g) : vset(*g)), far = LOAD(z);
+        vec w = LOAD(p), d = GIVEN, far = LOAD(z);
         vec square = beta2 * LOAD(v) + rest2 * d * d;
         d = decayed(d / (vsqrt(square) / root + eps), w, weight_decay);
         STORE(v, square);
@@ -340,11 +371,13 @@ DEFINE(lamb)
     T *u = OUT(T, 0), *m = OUT(T, 1), *v = OUT(T, 2);
     const T *p = IN(T, 3), *g = IN(T, 4);
     const double *hyper = IN(double, 5);
-    const T sign = hyper[5] != 0 ? -1 : 1, weight_decay = (T)hyper[4], eps = (T)hyper[3];
+    const int maximize = hyper[5] != 0;
+    const T eps = (T)hyper[3];
+    const factor weight_decay = factor_of((T)hyper[4], 0);
     const T beta1 = (T)hyper[1], rest1 = (T)(1 - hyper[1]), beta2 = (T)hyper[2], rest2 = (T)(1 - hyper[2]);
     const T whole = (T)(1 - pow(hyper[1], hyper[6])), root = (T)sqrt(1 - pow(hyper[2], hyper[6]));
     EACH_VECTOR(
-        vec d = sign * (g_stride ? LOAD(g) : vset(*g));
+        vec d = GIVEN;
         vec mean = beta1 * LOAD(m) + rest1 * d, square = beta2 * LOAD(v) + rest2 * d * d;
         STORE(m, mean);
         STORE(v, square);

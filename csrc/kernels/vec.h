@@ -116,9 +116,21 @@ INLINE vec vfma(vec a, vec b, vec c)
 #endif
 }
 
+/* The bits of the instruction. With AVX-512, in float32, mostly without it: it keeps the divider busy, which optimizers want for
+   a quotient beside it. From an estimate of 1 / sqrt(x), a step of Goldschmidt's and one with the exact remainder (Markstein,
+   IBM Journal of Research and Development 34, 1990) come to the nearest number; a factor keeps the remainder from
+   underflow. What is large, negative or NaN, and -0, takes the instruction. */
 INLINE vec vsqrt(vec x)
 {
-#if defined(MM)
+#if defined(__AVX512F__) && PN_WIDTH == 64 && PN_TYPE == 32
+    const vec large = vset(0x1p63f);
+    if (__builtin_expect(_mm512_cmpge_epu32_mask((__m512i)x, (__m512i)large), 0)) return (vec)MM(sqrt)(x);
+    const vec a = x * 0x1p64f, y = (vec)MM(rsqrt14)(MM(max)(a, vset(0x1p-90f)));    /* 0 * y is 0 for a y that is finite */
+    vec s = a * y, h = y / 2;
+    const vec short_of = vfma(-h, s, vset(0.5f));
+    s = vfma(s, short_of, s), h = vfma(h, short_of, h);
+    return vfma(vfma(-s, s, a), h, s) * 0x1p-32f;
+#elif defined(MM)
     return (vec)MM(sqrt)(x);
 #else
     for (int i = 0; i < LANES; i++) x[i] = PN_TYPE == 32 ? sqrtf(x[i]) : sqrt(x[i]);
@@ -207,6 +219,16 @@ INLINE vec vhalves(vec x, vec y, int half, int upper)
 #else
     const vint inside = vlane() & (half - 1);
     return __builtin_shuffle(x, y, (vlane() - inside) * 2 + inside + upper * half);
+#endif
+}
+
+/* What comes `by` elements on, for a loop that is limited by what it waits for: with AVX-512. */
+INLINE void vprefetch(const T *p, int64_t by)
+{
+#if PN_WIDTH == 64
+    __builtin_prefetch(p + by, 0, 3);
+#else
+    (void)p, (void)by;
 #endif
 }
 
