@@ -305,11 +305,11 @@ def _go_on(unit: list[Call], run: list[Call]) -> bool:
 
 
 def _rows(call: Call) -> int:
-    """Of a product with rows of its own, all contiguous; else 0."""
+    """Of a product with rows of its own, all contiguous, that are more than twice what they share; else 0."""
     if call.kernel != "matmul" and not (call.kernel.startswith("dense_") and call.spec.sums and call.kernel != "dense_grad_w"):
         return 0
     given, made = call.bufs[0], call.operands(True)
-    return len(given) if all(b.flags.c_contiguous for b in (given, *made)) else 0
+    return len(given) if 2 * call.bufs[1].nbytes < given.nbytes and all(b.flags.c_contiguous for b in (given, *made)) else 0
 
 
 PASSES: dict[str, Callable] = {"activations": with_activations, "losses": with_losses, "dead": without_dead,

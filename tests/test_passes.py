@@ -42,7 +42,7 @@ def trained(activation, without):
     rng = np.random.default_rng(0)
     losses = []
     for _ in range(4):
-        x, labels = pn.from_numpy(rng.normal(size=(6, 5)).astype("float32")), pn.from_numpy(rng.integers(0, 3, 6))
+        x, labels = pn.from_numpy(rng.normal(size=(40, 5)).astype("float32")), pn.from_numpy(rng.integers(0, 3, 40))
         losses.append(compiled(x, labels)[0])
     return bits([t.numpy() for t in losses] + [p.detach().numpy() for p in (*first.parameters(), *second.parameters())]), \
         compiled.plan(x, labels)
@@ -117,7 +117,7 @@ def test_followers_have_the_same_bits_on_any_number_of_threads(threads):
     assert steps("silu", "float32", (200, 520, 300, 10), 64, ())[0] == alone
 
 
-@pytest.mark.parametrize("sizes, batch", [((784, 256, 128, 10), 64), ((300, 300, 300, 7), 100), ((256, 256, 256, 256), 33)])
+@pytest.mark.parametrize("sizes, batch", [((200, 80, 60, 10), 600), ((150, 150, 150, 7), 500), ((96, 96, 96, 96), 600)])
 def test_a_thread_takes_its_rows_through_products_to_the_same_bits(sizes, batch):
     """Also where it must do a part of them alone, because the workers are another thread's."""
     x, over = pn.ones(600, 600), threading.Event()
@@ -147,7 +147,7 @@ def test_a_thread_takes_its_rows_through_products_to_the_same_bits(sizes, batch)
 @pytest.mark.skipif(not BACKENDS[1:], reason="no native kernels here")
 def test_products_by_rows_are_whole_calls_where_they_run_apart():
     """As where the workers come free in the middle of a run: each with what follows it, once."""
-    _, plan = steps("tanh", "float32", (300, 300, 300, 7), 100, ())
+    _, plan = steps("tanh", "float32", (150, 150, 150, 7), 500, ())
     program, calls = plan.replay.free[-1], plan.calls
     end = max(i for i, c in enumerate(calls) if c.kernel == "dense_grad_w") + 1
     starts = [i for i in range(end) if calls[i].follows < 0] + [end]
@@ -164,8 +164,8 @@ def test_products_by_rows_are_whole_calls_where_they_run_apart():
 def test_rows_that_are_read_on_keep_their_memory_while_others_are_behind(threads):
     """Without gradients a layer's result may lie where that of the layer before last was."""
     pn.manual_seed(0)
-    deep = nn.Sequential(*[nn.Linear(256, 256) for _ in range(6)])
-    x = pn.randn(64, 256)
+    deep = nn.Sequential(*[nn.Linear(96, 96) for _ in range(6)])
+    x = pn.randn(600, 96)
     with pn.no_grad():
         pn.set_num_threads(1)
         alone = bits([deep(x).numpy()])

@@ -3,7 +3,8 @@
 
    A part belongs to whoever takes it off a counter, so a worker that comes late, or not at all, costs nothing: the
    caller does what nobody else has begun, and waits only for parts that a worker is in the middle of. What a part
-   computes never depends on who does it.
+   computes never depends on who does it. But each thread begins with parts of its own, the same ones in every job, so
+   that it finds in its core's cache what it left there; then it takes what others have not begun.
 
    There are no workers before the first job, and none after a fork: the child makes its own when it needs them. They
    are detached, take no signals, and hold nothing that must be tidied up at exit. A second caller finds the pool
@@ -19,7 +20,7 @@
 
 enum {
     LINE = 64,                   /* bytes of a cache line, or more */
-    SPIN = 30 * 1000,            /* ns of looking out for the next job, or for the last part, before sleep */
+    SPIN = 200 * 1000,           /* ns of looking out for the next job, or for the last part, before sleep */
     CREDIT = 8 * 1000 * 1000,    /* ns: what workers may have gained counts up to this when they are late */
     DEBT = 64 * 1000 * 1000,     /* ns: and what they have lost us, up to this: the process may have been stopped */
     REST = 16,                   /* times that we do without them */
@@ -40,12 +41,15 @@ static struct {
     _Atomic int asleep;                           /* workers that watch it in their sleep */
     _Atomic int dismissed;                        /* workers that are to go */
     _Atomic int spin;                             /* whether there is a core for each thread */
-    _Alignas(LINE) _Atomic int unclaimed;         /* parts that nobody has begun */
+    _Atomic int homes;                            /* threads that have parts of their own */
     _Alignas(LINE) _Atomic uint32_t unfinished;   /* parts that are not done; the caller watches it */
     _Atomic int waiting;                          /* the caller does so in its sleep */
     _Atomic int status;                           /* of a part that failed */
     _Atomic int64_t spent, shortest;              /* ns: in all parts, and in one */
     _Alignas(LINE) atomic_flag reserved;
+    struct {
+        _Alignas(LINE) _Atomic int unclaimed;     /* of its parts, those that nobody has begun */
+    } home[PN_MAX_THREADS];
 } pool = {.reserved = ATOMIC_FLAG_INIT};
 
 static _Atomic int wanted;       /* threads, the caller among them; 0: as many as there are cores for us */
@@ -121,22 +125,37 @@ static void await(_Atomic uint32_t *word, uint32_t seen, _Atomic int *sleepers)
     atomic_fetch_sub(sleepers, 1);
 }
 
-/* Does parts until all are begun. */
-static void work(void)
+/* The first part of a home, and of the one after it. */
+static int first_part(int home, int homes, int parts) { return (int)((int64_t)parts * home / homes); }
+
+/* A part of a home that nobody has begun, or -1. What the job is can be read once a part of it is taken. */
+static int claim(int home)
 {
-    for (;;) {
-        int left = atomic_load_explicit(&pool.unclaimed, memory_order_relaxed);
-        while (left > 0 && !atomic_compare_exchange_weak(&pool.unclaimed, &left, left - 1)) {}
-        if (left <= 0) return;
-        int64_t start = now();
-        int status = pool.part(pool.what, pool.parts - left);
-        if (status) atomic_store_explicit(&pool.status, status, memory_order_relaxed);
-        int64_t took = now() - start, least = atomic_load_explicit(&pool.shortest, memory_order_relaxed);
-        atomic_fetch_add_explicit(&pool.spent, took, memory_order_relaxed);
-        while (took < least && !atomic_compare_exchange_weak(&pool.shortest, &least, took)) {}
-        /* The last one ends the job, whose fields are its caller's again. */
-        if (atomic_fetch_sub(&pool.unfinished, 1) == 1 && atomic_load(&pool.waiting)) rouse(&pool.unfinished, 1);
-    }
+    _Atomic int *unclaimed = &pool.home[home].unclaimed;
+    int left = atomic_load_explicit(unclaimed, memory_order_relaxed);
+    while (left > 0 && !atomic_compare_exchange_weak(unclaimed, &left, left - 1)) {}
+    if (left <= 0) return -1;
+    return first_part(home + 1, atomic_load_explicit(&pool.homes, memory_order_relaxed), pool.parts) - left;
+}
+
+static void do_part(int number)
+{
+    int64_t start = now();
+    int status = pool.part(pool.what, number);
+    if (status) atomic_store_explicit(&pool.status, status, memory_order_relaxed);
+    int64_t took = now() - start, least = atomic_load_explicit(&pool.shortest, memory_order_relaxed);
+    atomic_fetch_add_explicit(&pool.spent, took, memory_order_relaxed);
+    while (took < least && !atomic_compare_exchange_weak(&pool.shortest, &least, took)) {}
+    /* The last one ends the job, whose fields are its caller's again. */
+    if (atomic_fetch_sub(&pool.unfinished, 1) == 1 && atomic_load(&pool.waiting)) rouse(&pool.unfinished, 1);
+}
+
+/* Does parts until all are begun. */
+static void work(int thread)
+{
+    const int homes = atomic_load_explicit(&pool.homes, memory_order_relaxed);
+    for (int i = 0; i < homes; i++)
+        for (int number; (number = claim((thread + i) % homes)) >= 0;) do_part(number);
 }
 
 static int is_dismissed(void)
@@ -146,13 +165,12 @@ static int is_dismissed(void)
     return left > 0;
 }
 
-static void *worker(void *unused)
+static void *worker(void *thread)
 {
-    (void)unused;
     for (;;) {
         uint32_t seen = atomic_load_explicit(&pool.bell, memory_order_acquire);
         if (is_dismissed()) return NULL;
-        work();
+        work((int)(intptr_t)thread);
         await(&pool.bell, seen, &pool.asleep);
     }
 }
@@ -171,7 +189,7 @@ static void in_child(void)
     atomic_store(&pool.rest_until, 0);
     atomic_store(&pool.asleep, 0);
     atomic_store(&pool.dismissed, 0);
-    atomic_store(&pool.unclaimed, 0);
+    for (int i = 0; i < PN_MAX_THREADS; i++) atomic_store(&pool.home[i].unclaimed, 0);
     atomic_store(&pool.unfinished, 0);
     atomic_store(&pool.waiting, 0);
     atomic_store(&cores, 0);
@@ -237,7 +255,7 @@ static void hire(int threads)
         pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
         pthread_sigmask(SIG_SETMASK, &signals, &before);
         for (pthread_t thread; pool.workers < threads - 1; pool.workers++)
-            if (pthread_create(&thread, &attributes, worker, NULL)) break;
+            if (pthread_create(&thread, &attributes, worker, (void *)(intptr_t)(pool.workers + 1))) break;
         pthread_sigmask(SIG_SETMASK, &before, NULL);
         pthread_attr_destroy(&attributes);
         if (pool.workers < threads - 1) pn_set_num_threads(pool.workers + 1);     /* not to try each time */
@@ -269,10 +287,14 @@ int pn_parallel(int (*part)(void *what, int number), void *what, int parts)
     atomic_store_explicit(&pool.spent, 0, memory_order_relaxed);
     atomic_store_explicit(&pool.shortest, INT64_MAX, memory_order_relaxed);
     atomic_store(&pool.unfinished, (uint32_t)parts);
-    atomic_store_explicit(&pool.unclaimed, parts, memory_order_release);
+    const int homes = pool.workers + 1;
+    atomic_store_explicit(&pool.homes, homes, memory_order_relaxed);
+    for (int i = 0; i < homes; i++)
+        atomic_store_explicit(&pool.home[i].unclaimed, first_part(i + 1, homes, parts) - first_part(i, homes, parts),
+                              memory_order_release);
     ring(parts - 1);
 
-    work();
+    work(0);
     for (uint32_t left; (left = atomic_load_explicit(&pool.unfinished, memory_order_acquire));)
         await(&pool.unfinished, left, &pool.waiting);
     int64_t end = now();

@@ -18,7 +18,7 @@ from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int8_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
 
@@ -440,7 +440,7 @@ cdef bint near(const pn_call *c, Row row, tuple bufs):
 
 cdef enum:
     PART = 32 * 1024             # numbers that are worth a thread's while, or products and sums, PRODUCTS times as many
-    PRODUCTS = 16
+    PRODUCTS = 64                # so that products of 64 rows are cut where the step of their weights is
     TILE = 16                    # columns that a product is worth
     APART = 64                   # numbers of one cache line, of a tile, of a row of lanes: rather not for two threads
     FEW = 1024                   # numbers that are too few to care
@@ -460,11 +460,11 @@ cdef bint heavy(pn_call *c, Row row):
 
 
 cdef void divide(pn_call *c, Row row, double work) noexcept:
-    """Into parts that are worth it, along the axis that allows the most; a product rather along a short one that keeps
-    all threads busy, where each packs a panel or two of its own and reads the other operand as it lies."""
+    """Into parts that are worth it, along the axis that allows the most; a product along its columns if they keep all threads
+    busy, unless it has more than twice as many rows. So a thread reads always the same part of a layer's weights, which it is
+    also the one to step: moving lines from core to core takes longer than working on them."""
     cdef int axis
-    cdef int64_t most = 1, parts, enough = 0
-    cdef bint short_one = False
+    cdef int64_t most = 1, parts, enough = INT64_MAX
     if work < 2 * PART:
         return
     if row.sums:
@@ -472,9 +472,8 @@ cdef void divide(pn_call *c, Row row, double work) noexcept:
     for axis in range(c.rank):
         if c.map or row.parts[axis]:
             parts = cut(c, row, axis)
-            if parts > most and not short_one:
+            if parts > most if most < enough else parts >= enough and 2 * c.dim[axis] >= c.dim[c.cut]:
                 c.cut, most = axis, parts
-                short_one = row.sums and parts >= enough and c.dim[axis] <= 2 * TILE * enough
     if most > 1:
         cut(c, row, c.cut)
         c.parts = <uint16_t>min(work / PART, most, 0xffff)
