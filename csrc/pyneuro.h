@@ -50,6 +50,7 @@ typedef struct {
    and what it writes itself is nothing that this call reads. It takes no scratch. Only matmul looks at it.
    span: so many calls, this one, those that follow and their `then` included, are cut along axes of one extent, and each
    part of one needs nothing of the others but the same part: a thread takes a part through all of them. Less: this one.
+   pieces: so many parts are run one after the other, through the whole span, even where there is one thread; or 1.
    Both: where parts > 1, the call may be cut along dim[cut] into so many parts, each worth a thread's while; a part of
                           that axis gives the bits of the whole. along[slot] is the slot's axis that is cut, or -1. */
 typedef struct pn_call {
@@ -64,6 +65,7 @@ typedef struct pn_call {
     uint16_t parts;      /* 1: not to be cut */
     uint8_t then_slot;
     uint8_t span;
+    uint16_t pieces;
     int8_t  along[PN_MAX_BUF];
     const struct pn_call *then;
     int   (*then_kernel)(const struct pn_call *);

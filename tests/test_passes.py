@@ -130,8 +130,8 @@ def test_a_thread_takes_its_rows_through_products_to_the_same_bits(sizes, batch)
     try:
         pn.set_num_threads(1)
         alone, plan = steps("tanh", "float32", sizes, batch, ["rows"])
-        assert not any(c.rows for c in plan.calls)
-        _, plan = steps("tanh", "float32", sizes, batch, ())
+        assert all(c.kernel == "momentum" for c in plan.calls if c.rows)
+        _, plan = steps("tanh", "float32", sizes, batch, ["optimizers"])
         assert [c.kernel for c in plan.calls if c.rows] == ["dense_tanh", "dense_identity", "matmul"]
         for threads in 2, 3, 5:
             pn.set_num_threads(threads)
@@ -147,7 +147,7 @@ def test_a_thread_takes_its_rows_through_products_to_the_same_bits(sizes, batch)
 @pytest.mark.skipif(not BACKENDS[1:], reason="no native kernels here")
 def test_products_by_rows_are_whole_calls_where_they_run_apart():
     """As where the workers come free in the middle of a run: each with what follows it, once."""
-    _, plan = steps("tanh", "float32", (150, 150, 150, 7), 500, ())
+    _, plan = steps("tanh", "float32", (150, 150, 150, 7), 500, ["optimizers"])
     program, calls = plan.replay.free[-1], plan.calls
     end = max(i for i, c in enumerate(calls) if c.kernel == "dense_grad_w") + 1
     starts = [i for i in range(end) if calls[i].follows < 0] + [end]
@@ -173,6 +173,50 @@ def test_rows_that_are_read_on_keep_their_memory_while_others_are_behind(threads
         compiled = pn.compile(deep)
         assert all(bits([compiled(x).numpy()]) == alone for _ in range(50))
         assert sum(c.rows for c in compiled.plan(x).calls) == 5
+
+
+@each_backend
+@pytest.mark.parametrize("sizes, batch", [((1000, 301, 7), 40), ((784, 256, 128, 10), 64), ((300, 520, 4), 200), ((5, 3, 2), 1)])
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_a_step_beside_the_gradient_of_its_weights_has_the_same_bits(on, sizes, batch, threads):
+    """Both by rows: by the threads that there are, and in pieces that stay in cache where there is one."""
+    pn.set_num_threads(threads)
+    with_it, plan = steps("relu", "float32", sizes, batch, ())
+    without, longer = steps("relu", "float32", sizes, batch, ["optimizers"])
+    assert with_it == without
+    beside = [(leader.kernel, call.kernel) for leader, call in pairwise(plan.calls) if call.rows and leader.kernel == "dense_grad_w"]
+    assert beside == [("dense_grad_w", "momentum")] * (len(sizes) - 1), plan
+    assert sorted(kernels(plan)) == sorted(kernels(longer)) and len(plan.profile(1).seconds) == len(plan.calls)
+
+
+@each_backend
+def test_a_gradient_that_is_read_before_its_step_stays_where_it_was(on):
+    """Clipped by norm it is needed whole, and what steps the parameter twice is a step and another."""
+    pn.manual_seed(0)
+    model, twice = nn.Linear(300, 200), nn.Linear(4, 3)
+    optimizers = [optim.Adam([*model.parameters(), *twice.parameters()]), optim.SGD(twice.parameters(), lr=0.1)]
+
+    def step(x, without):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (model(x).square().mean() + twice(x[:, :4]).square().mean()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    start = [p.detach().clone() for p in (*model.parameters(), *twice.parameters())]
+    found = []
+    for without in (), ["optimizers"], None:
+        compiled = step if without is None else pn.compile(step, without=without)
+        with pn.no_grad():
+            for p, value in zip((*model.parameters(), *twice.parameters()), start):
+                p.copy_(value)
+        optimizers[:] = [optim.Adam([*model.parameters(), *twice.parameters()]), optim.SGD(twice.parameters(), lr=0.1)]
+        pn.manual_seed(1)
+        for _ in range(3):
+            compiled(pn.randn(20, 300), 0)
+        found.append(bits([p.detach().numpy() for p in (*model.parameters(), *twice.parameters())]))
+    assert found == found[:1] * 3
 
 
 @each_backend

@@ -152,6 +152,17 @@ static int64_t cut_at(int64_t extent, int parts, int number)
     return number == parts ? extent : (each * number + extent % parts * number / parts) / multiple * multiple;
 }
 
+/* Rows that follow each other without a gap are one loop. */
+static void merge_rows(pn_call *c)
+{
+    if (!c->map || c->rank != 2) return;
+    for (int i = 0; i < c->buffers; i++)
+        if (c->buf[i].stride[0] != c->buf[i].stride[1] * c->dim[1]) return;
+    for (int i = 0; i < c->buffers; i++) c->buf[i].stride[0] = c->buf[i].stride[1];
+    c->dim[0] *= c->dim[1];
+    c->rank = 1;
+}
+
 static int run_part(void *what, int number)
 {
     const divided *d = what;
@@ -166,6 +177,7 @@ static int run_part(void *what, int number)
         c.dim[c.cut] = end - start;
         for (int i = 0; i < c.buffers; i++)
             if (c.along[i] >= 0) c.buf[i].data = (char *)c.buf[i].data + start * c.buf[i].stride[c.along[i]] * c.size[i];
+        merge_rows(&c);
         status = run_whole(d->table, &c);
         if (whole->then) whole = whole->then, k++;
     }
@@ -173,15 +185,21 @@ static int run_part(void *what, int number)
     return status;
 }
 
-/* Runs c, or as many calls after it as its span says where there are threads for that; how many it were. */
+/* Runs c, or as many calls after it as its span says where that is cut; how many it were. */
 static int run_calls(const pn_table *table, const pn_call *c, int64_t *count, int flush_denormals)
 {
-    int threads = c->parts > 1 ? pn_reserve() : 1, most = (c->map ? PARTS_EACH : PRODUCTS_EACH) * threads;
+    const int threads = c->parts > 1 ? pn_reserve() : 1, most = (c->map ? PARTS_EACH : PRODUCTS_EACH) * threads;
     const int64_t alone = 1 + (c->then != NULL);
-    *count = threads > 1 && c->span > alone && c->span <= *count ? c->span : alone;
-    if (threads == 1) return run_whole(table, c);
-    divided d = {table, c, (int)*count, c->parts < most ? c->parts : most, flush_denormals};
-    return pn_parallel(run_part, &d, d.parts);
+    const int spans = c->span > alone && c->span <= *count, pieces = spans ? c->pieces : 1;
+    *count = spans && (threads > 1 || pieces > 1) ? c->span : alone;
+    if (threads == 1 && pieces == 1) return run_whole(table, c);
+    const int parts = c->parts < most ? c->parts : most;
+    divided d = {table, c, (int)*count, parts > pieces ? parts : pieces, flush_denormals};
+    if (threads > 1) return pn_parallel(run_part, &d, d.parts);
+    d.parts = pieces, d.flush_denormals = 0;                   /* they are already */
+    int status = PN_OK;
+    for (int number = 0; number < pieces && status == PN_OK; number++) status = run_part(&d, number);
+    return status;
 }
 
 int pn_run(const pn_table *table, const pn_call *calls, int64_t count, int flush_denormals, int64_t *failed)

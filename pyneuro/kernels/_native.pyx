@@ -40,7 +40,7 @@ cdef extern from "pyneuro.h":
     ctypedef struct pn_call:
         int32_t kernel
         uint8_t type, type2, rank, buffers, map, attrs, cut, then_slot, span
-        uint16_t parts
+        uint16_t parts, pieces
         const pn_call *then
         pn_kernel then_kernel
         int8_t along[PN_MAX_BUF]
@@ -255,7 +255,7 @@ cdef int fill(pn_call *c, Row row, tuple bufs, tuple attrs) except -1:
         return UNFIT
     c.kernel, c.buffers, c.attrs, c.map = row.kernel, row.slots, row.attrs, row.lead >= 0
     c.type = c.type2 = UNKNOWN
-    c.parts, c.span, c.then = 1, 1, NULL
+    c.parts, c.span, c.pieces, c.then = 1, 1, 1, NULL
     c.rank = row.letters
     for i in range(row.letters):
         c.dim[i] = -1
@@ -895,7 +895,7 @@ cdef cnp.ndarray small(str kernel, x, y, tuple attrs):
         c.attr[i] = PyFloat_AsDouble(<object>PyTuple_GET_ITEM(attrs, i))
     z = new_array(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), num, 1 << shift_of[c.type])
     c.kernel, c.buffers, c.attrs, c.map, c.rank, c.dim[0], c.parts = row.kernel, row.slots, row.attrs, 1, 1, n, 1
-    c.then, c.span = NULL, 1
+    c.then, c.span, c.pieces = NULL, 1, 1
     c.buf[row.operands].data, c.buf[row.operands].stride[0] = cnp.PyArray_DATA(z), 1
     for i in range(row.slots):
         c.size[i], c.written[i] = 1 << shift_of[c.type], row.slot[i].written
