@@ -104,20 +104,18 @@ INLINE void load_transposed_most(reg *y, const T *x, int64_t xp, int64_t rows, i
     load_transposed(y, lane, xp);
 }
 
-/* The same way, columns of a panel that are less than a vector: the last of them stands for those that are not there. */
-INLINE void pack_last(T **to, int64_t width, const T *x, int64_t xj, int64_t *p, int64_t k, int64_t n)
+/* The same of rows that may be fewer: the last of them stands for those that are not there. */
+typedef const T *lanes_of_rows[LANE][WIDE];
+INLINE void find_rows(lanes_of_rows lane, const T *x, int64_t xp, int64_t rows)
 {
-    const T *lane[LANE][WIDE];
-    for (int q = 0; q < LANE; q++)
-        for (int i = 0; i < WIDE; i++) lane[q][i] = x + least(i * LANE + q, n - 1) * xj;
-    for (; *p + LANE <= k; *p += LANE) {
-        reg y[LANE];
+    for (int p = 0; p < LANE; p++)
+        for (int i = 0; i < WIDE; i++) lane[p][i] = x + least(i * LANE + p, rows - 1) * xp;
+}
+INLINE void load_found(reg *y, lanes_of_rows lane, int64_t at)
+{
 #pragma GCC unroll 4
-        for (int q = 0; q < LANE; q++) y[q] = vload_lanes(lane[q], *p);
-        transpose_lanes(y);
-#pragma GCC unroll 4
-        for (int q = 0; q < LANE; q++, *to += width) vstore(*to, y[q]);
-    }
+    for (int p = 0; p < LANE; p++) y[p] = vload_lanes(lane[p], at);
+    transpose_lanes(y);
 }
 
 /* panel[p * width + j] = x[p * xp + j * xj] for p < k and j < n, and anything finite or not up to the next whole vector of j.
@@ -130,21 +128,32 @@ static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, in
             for (int64_t j = 0; j < n; j += LANES) vstore(panel + j, vload_most(x + j, n - j));
     } else if (xp == 1) {
         for (int64_t j = (n - 1) / LANES * LANES; j >= 0; j -= LANES) {
-            const T *lane[WIDE];
+            const T *from = x + j * xj, *lane[WIDE];
             T *to = panel + j;
             reg y[LANE];
             int64_t p = 0;
+            if (n - j >= LANES) {
+                for (int i = 0; i < WIDE; i++) lane[i] = from + i * LANE * xj;
+                for (; p + LANE <= k; p += LANE) {
+                    load_transposed(y, lane, xj);
 #pragma GCC unroll 4
-            for (int i = 0; i < WIDE; i++) lane[i] = x + (j + i * LANE) * xj;
-            for (; p + LANE <= k && j + LANES <= n; p += LANE) {
-                load_transposed(y, lane, xj);
+                    for (int i = 0; i < WIDE; i++) lane[i] += LANE;
 #pragma GCC unroll 4
-                for (int i = 0; i < WIDE; i++) lane[i] += LANE;
-#pragma GCC unroll 4
-                for (int q = 0; q < LANE; q++, to += width) vstore(to, y[q]);
+                    for (int q = 0; q < LANE; q++, to += width) vstore(to, y[q]);
+                }
             }
-            if (p + LANE <= k) pack_last(&to, width, x + j * xj, xj, &p, k, n - j);
-            for (; p < k; p++, to += width) vstore(to, vgather(x + p + j * xj, xj, least(LANES, n - j)));
+            if (p < k && k >= LANE) {
+                lanes_of_rows found;
+                find_rows(found, from, xj, n - j);
+                for (int64_t at; p < k; p = at + LANE) {
+                    at = least(p, k - LANE);                /* once more, what the last ones share with those before */
+                    load_found(y, found, at);
+                    to = panel + j + at * width;
+#pragma GCC unroll 4
+                    for (int q = 0; q < LANE; q++, to += width) vstore(to, y[q]);
+                }
+            }
+            for (; p < k; p++, to += width) vstore(to, vgather(from + p, xj, least(LANES, n - j)));
         }
     } else {
         for (int64_t p = 0; p < k; p++, x += xp, panel += width)
@@ -157,14 +166,16 @@ static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, in
 static void unpack_strided(const T *panel, int64_t width, T *x, int64_t xp, int64_t xj, int64_t k, int64_t n)
 {
     int64_t p = 0;
-    for (; xp == 1 && p + LANES <= k; p += LANES) {
+    for (; xp == 1 && width % LANES == 0 && p < k; p += LANES) {
+        lanes_of_rows lane;
+        find_rows(lane, panel + p * width, width, k - p);
         for (int64_t j = 0; j < n; j += LANE) {
             T *to = x + p + j * xj;
             reg y[LANE];
-            load_transposed_most(y, panel + p * width + j, width, LANES, LANE);
+            load_found(y, lane, j);
 #pragma GCC unroll 4
             for (int q = 0; q < LANE; q++, to += xj)
-                if (q < n - j) vstore(to, y[q]);
+                if (q < n - j) vstore_most(to, y[q], k - p);
         }
     }
     for (; p < k; p++)
