@@ -229,6 +229,25 @@ def test_a_lane_has_the_same_bits_beside_any_other(function, dtype, backend):
     np.testing.assert_array_equal(evaluated(backend, function, *operands), alone)
 
 
+@each_dtype
+@each_backend
+def test_square_roots_are_rounded_correctly(dtype, backend):
+    """As IEEE 754 has it and NumPy's are. With AVX-512 they are worked out, not left to the instruction: so all significands of
+    float32 there are, which is two octaves; and some of all numbers there are, neighbours of which go another way."""
+    if dtype == np.float32:
+        x = np.r_[np.arange(0x3F800000, 0x40800000), np.arange(0, 1 << 32, 4099)].astype(np.uint32).view(dtype)
+    else:
+        x = random("sqrt", "float64").integers(0, 1 << 63, 100_000, dtype=np.uint64).view(dtype)
+    x = np.r_[x, np.array([0, -0.0, np.inf, -np.inf, np.nan, -1, np.finfo(dtype).tiny, np.finfo(dtype).max], dtype)]
+    x[np.abs(x) < np.finfo(dtype).tiny] *= 0                             # denormals count as that
+    with np.errstate(all="ignore"):
+        want = np.sqrt(x)
+    for begin in 0, 1:                                                   # other neighbours in a vector, and a tail
+        got = evaluated(backend, "sqrt", x[begin:])
+        np.testing.assert_array_equal(got, want[begin:])
+        np.testing.assert_array_equal(np.signbit(got[want[begin:] == 0]), np.signbit(want[begin:][want[begin:] == 0]))
+
+
 def test_special_values_of_powers():
     """Annex F, and Python's own, which follows it: every pair of these, in all lanes at once."""
     values = [0.0, 1.0, 2.0, 3.0, 0.5, 2.5, 1e30, math.inf, math.nan]
