@@ -214,6 +214,26 @@ def test_workers_come_with_the_first_large_call_and_go():
     assert python(code, **ALONE) == (0, "", "")
 
 
+@linux
+def test_the_last_to_come_are_the_first_to_go():
+    """Who stays keeps its number, and so its parts: another's first parts may be the caller's own."""
+    code = f"""if True:
+        import os, time, numpy, pyneuro as pn
+        def tasks(n):
+            pn.set_num_threads(n)
+            {LARGE}
+            end = time.monotonic() + 20
+            while {TASKS} != n and time.monotonic() < end:
+                time.sleep(0.001)
+            return set(os.listdir('/proc/self/task'))
+        two, three = tasks(2), tasks(3)
+        for n in (6, 4, 3, 9, 3):
+            assert tasks(n) >= three, n
+        assert tasks(2) == two
+    """
+    assert python(code, **ALONE) == (0, "", "")
+
+
 def test_quota_of_control_groups(tmp_path):
     def write(name, text):
         path = tmp_path / name

@@ -39,7 +39,6 @@ static struct {
 
     _Alignas(LINE) _Atomic uint32_t bell;         /* counts jobs and dismissals; idle workers watch it */
     _Atomic int asleep;                           /* workers that watch it in their sleep */
-    _Atomic int dismissed;                        /* workers that are to go */
     _Atomic int spin;                             /* whether there is a core for each thread */
     _Atomic int homes;                            /* threads that have parts of their own */
     _Alignas(LINE) _Atomic uint32_t unfinished;   /* parts that are not done; the caller watches it */
@@ -49,6 +48,7 @@ static struct {
     _Alignas(LINE) atomic_flag reserved;
     struct {
         _Alignas(LINE) _Atomic int unclaimed;     /* of its parts, those that nobody has begun */
+        _Atomic int dismissed;                    /* workers of this number that are to go: a new one may be there before */
     } home[PN_MAX_THREADS];
 } pool = {.reserved = ATOMIC_FLAG_INIT};
 
@@ -158,19 +158,21 @@ static void work(int thread)
         for (int number; (number = claim((thread + i) % homes)) >= 0;) do_part(number);
 }
 
-static int is_dismissed(void)
+static int is_dismissed(int thread)
 {
-    int left = atomic_load_explicit(&pool.dismissed, memory_order_relaxed);
-    while (left > 0 && !atomic_compare_exchange_weak(&pool.dismissed, &left, left - 1)) {}
+    _Atomic int *dismissed = &pool.home[thread].dismissed;
+    int left = atomic_load_explicit(dismissed, memory_order_relaxed);
+    while (left > 0 && !atomic_compare_exchange_weak(dismissed, &left, left - 1)) {}
     return left > 0;
 }
 
-static void *worker(void *thread)
+static void *worker(void *number)
 {
+    const int thread = (int)(intptr_t)number;
     for (;;) {
         uint32_t seen = atomic_load_explicit(&pool.bell, memory_order_acquire);
-        if (is_dismissed()) return NULL;
-        work((int)(intptr_t)thread);
+        if (is_dismissed(thread)) return NULL;
+        work(thread);
         await(&pool.bell, seen, &pool.asleep);
     }
 }
@@ -188,8 +190,10 @@ static void in_child(void)
     pool.credit = 0;
     atomic_store(&pool.rest_until, 0);
     atomic_store(&pool.asleep, 0);
-    atomic_store(&pool.dismissed, 0);
-    for (int i = 0; i < PN_MAX_THREADS; i++) atomic_store(&pool.home[i].unclaimed, 0);
+    for (int i = 0; i < PN_MAX_THREADS; i++) {
+        atomic_store(&pool.home[i].unclaimed, 0);
+        atomic_store(&pool.home[i].dismissed, 0);
+    }
     atomic_store(&pool.unfinished, 0);
     atomic_store(&pool.waiting, 0);
     atomic_store(&cores, 0);
@@ -237,9 +241,7 @@ static void hire(int threads)
     pthread_once(&once, watch_forks);
 
     if (pool.workers >= threads) {
-        int surplus = pool.workers - (threads - 1);
-        pool.workers -= surplus;
-        atomic_fetch_add(&pool.dismissed, surplus);
+        for (; pool.workers >= threads; pool.workers--) atomic_fetch_add(&pool.home[pool.workers].dismissed, 1);
         ring(PN_MAX_THREADS);
     }
     if (pool.workers < threads - 1) {
