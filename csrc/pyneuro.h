@@ -46,12 +46,13 @@ typedef struct {
                           rank 1, and of every "..." operand stride 1 or (read only) 0: core/run.c sees to that.
                           A written operand has stride 0 only along an axis of extent 1.
    then: a call of "..." that is to be run on every part of what this one writes as soon as that is complete, or NULL; it
-   is the next call. Its operands are contiguous, as many elements as are written, or one; then_slot holds what is written,
-   and what it writes itself is nothing that this call reads. It takes no scratch. Only matmul looks at it.
+   is the next call. Its operands are contiguous, as many elements as are written, or one; then_slot holds what is written
+   (first, where that is several), and what it writes itself is nothing that this call reads. It takes no scratch. Only
+   matmul and dense_grad_w look at it.
+   whole: the call that this one is a part of, or NULL.
    span: so many calls, this one, those that follow and their `then` included, are cut along axes of one extent, and each
    part of one needs nothing of the others but the same part: a thread takes a part through all of them. Less: this one.
-   pieces: so many parts are run one after the other, through the whole span, even where there is one thread; or 1.
-   Both: where parts > 1, the call may be cut along dim[cut] into so many parts, each worth a thread's while; a part of
+   Where parts > 1, the call may be cut along dim[cut] into so many parts, each worth a thread's while; a part of
                           that axis gives the bits of the whole. along[slot] is the slot's axis that is cut, or -1. */
 typedef struct pn_call {
     int32_t kernel;
@@ -65,9 +66,8 @@ typedef struct pn_call {
     uint16_t parts;      /* 1: not to be cut */
     uint8_t then_slot;
     uint8_t span;
-    uint16_t pieces;
     int8_t  along[PN_MAX_BUF];
-    const struct pn_call *then;
+    const struct pn_call *then, *whole;
     int   (*then_kernel)(const struct pn_call *);
     int64_t dim[PN_MAX_RANK];
     double  attr[PN_MAX_ATTR];
@@ -79,11 +79,12 @@ typedef struct pn_call {
 typedef int (*pn_kernel)(const pn_call *);
 
 /* What one file of isa/ compiles to, for one element type. */
-typedef struct {
+typedef struct pn_isa {
     const char *name;
     int         type;
     int         rank;                    /* the supported ISA of highest rank is the default */
     int       (*supported)(void);
+    const struct pn_isa *base;           /* whose kernels it has where its own are NULL; or NULL */
     pn_kernel   kernel[PN_KERNEL_COUNT];
 } pn_isa;
 
@@ -98,6 +99,7 @@ extern const pn_table    *const pn_tables[];             /* NULL-terminated */
 extern const char        *const pn_kernel_name[PN_KERNEL_COUNT];
 extern const char        *const pn_kernel_signature[PN_KERNEL_COUNT];
 int pn_supported(const pn_table *);                      /* by this CPU and operating system */
+pn_kernel pn_kernel_of(const pn_table *, int type, int kernel);      /* NULL: there is none */
 
 /* core/run.c: runs calls until one fails; *failed is then its position. Flushes denormals meanwhile if asked, and cuts
    calls into parts where there are threads for it. */

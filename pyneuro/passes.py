@@ -310,7 +310,7 @@ def _rows(call: Call) -> int:
 
 def with_optimizers(calls: list[Call], private: Callable[[np.ndarray], bool]) -> list[Call]:
     """The gradient of a layer's weights, and then what first becomes of it, as a rule an optimizer's step: side by side, so that
-    both are run some rows at a time. A gradient is stepped while it is in cache, and by the thread that worked it out."""
+    the step is run on some rows at a time (pn_call.then): while they are in cache, and by the thread that worked them out."""
     out = list(calls)
     for i in range(len(out) - 1, -1, -1):
         gradient = out[i]
@@ -319,7 +319,8 @@ def with_optimizers(calls: list[Call], private: Callable[[np.ndarray], bool]) ->
         dw = gradient.bufs[2]
         at = next((j for j in range(i + 1, len(out)) if any(Span.of(b).meets(Span.of(dw)) for b in out[j].bufs)), None)
         if at is not None and _goes_by_rows(out[at], gradient) and not any(_disturbs(gradient, c) for c in out[i + 1:at]):
-            out[i:at + 1] = [*out[i + 1:at], gradient, out[at]._replace(rows=True)]
+            slot = next(k for k, x in enumerate(out[at].bufs) if start_of(x) == start_of(dw))
+            out[i:at + 1] = [*out[i + 1:at], gradient, out[at]._replace(follows=slot)]
     return out
 
 

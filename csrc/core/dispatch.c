@@ -32,6 +32,13 @@ const char *const pn_kernel_signature[PN_KERNEL_COUNT] = {
 #undef KERNEL
 };
 
+pn_kernel pn_kernel_of(const pn_table *table, int type, int kernel)
+{
+    const pn_isa *isa = type <= PN_F64 ? table->of_type[type] : NULL;
+    while (isa && !isa->kernel[kernel]) isa = isa->base;
+    return isa ? isa->kernel[kernel] : NULL;
+}
+
 int pn_supported(const pn_table *table)
 {
 #if defined(__x86_64__) || defined(__i386__)

@@ -131,7 +131,7 @@ static int run_map(pn_kernel kernel, const pn_call *c)
 
 static int run_whole(const pn_table *table, const pn_call *c)
 {
-    const pn_kernel kernel = c->type <= PN_F64 ? table->of_type[c->type]->kernel[c->kernel] : NULL;
+    const pn_kernel kernel = pn_kernel_of(table, c->type, c->kernel);
     if (!kernel) return PN_NO_KERNEL;
     return c->map ? run_map(kernel, c) : kernel(c);
 }
@@ -173,6 +173,7 @@ static int run_part(void *what, int number)
     for (int k = 0; k < d->span && status == PN_OK; k++, whole = after(whole)) {
         pn_call c;
         memcpy(&c, whole, pn_call_bytes(whole));
+        c.whole = whole;
         int64_t start = cut_at(c.dim[c.cut], d->parts, number), end = cut_at(c.dim[c.cut], d->parts, number + 1);
         c.dim[c.cut] = end - start;
         for (int i = 0; i < c.buffers; i++)
@@ -190,16 +191,10 @@ static int run_calls(const pn_table *table, const pn_call *c, int64_t *count, in
 {
     const int threads = c->parts > 1 ? pn_reserve() : 1, most = (c->map ? PARTS_EACH : PRODUCTS_EACH) * threads;
     const int64_t alone = 1 + (c->then != NULL);
-    const int spans = c->span > alone && c->span <= *count, pieces = spans ? c->pieces : 1;
-    *count = spans && (threads > 1 || pieces > 1) ? c->span : alone;
-    if (threads == 1 && pieces == 1) return run_whole(table, c);
-    const int parts = c->parts < most ? c->parts : most;
-    divided d = {table, c, (int)*count, parts > pieces ? parts : pieces, flush_denormals};
-    if (threads > 1) return pn_parallel(run_part, &d, d.parts);
-    d.parts = pieces, d.flush_denormals = 0;                   /* they are already */
-    int status = PN_OK;
-    for (int number = 0; number < pieces && status == PN_OK; number++) status = run_part(&d, number);
-    return status;
+    *count = threads > 1 && c->span > alone && c->span <= *count ? c->span : alone;
+    if (threads == 1) return run_whole(table, c);
+    divided d = {table, c, (int)*count, c->parts < most ? c->parts : most, flush_denormals};
+    return pn_parallel(run_part, &d, d.parts);
 }
 
 int pn_run(const pn_table *table, const pn_call *calls, int64_t count, int flush_denormals, int64_t *failed)

@@ -141,13 +141,36 @@ static void dense_column_sums(const T *x, int64_t xi, int64_t xj, int64_t m, int
     else for (; j < n; j += LANES) dense_sums(0, 1, x + j * xj, xi, xj, m, least(LANES, n - j), y + j * yj, yj);
 }
 
+enum {
+    PIECE = PN_WIDTH == 64 ? 32 : 0,    /* rows of dw that a step follows at a time; 0: all of them. Measured on Sapphire Rapids */
+    PIECE_TERMS = 96,                   /* more of them take so long that the step beside them does not matter */
+    PIECE_BYTES = 512 * 1024,           /* of x that stay in a core's cache from one piece to the next */
+    STEP_BYTES = 1024 * 1024            /* of a step that do not from one call to the next */
+};
+
+/* Rows of dw to be worked out at a time: few where it and all that the step after it reads and writes would push one another
+   out of the cache. */
+static int64_t dense_piece(const pn_call *c)
+{
+    const int64_t m = c->dim[0], n = c->dim[1], k = c->dim[2];
+    if (!c->then || !PIECE || m > PIECE_TERMS || m * k * (int64_t)sizeof(T) > PIECE_BYTES) return n;
+    int64_t streams = 0;
+    for (int b = 0; b < c->then->buffers; b++) streams += c->then->buf[b].stride[0] != 0;
+    return streams * n * k * (int64_t)sizeof(T) >= STEP_BYTES ? PIECE : n;
+}
+
 DEFINE(dense_grad_w)
 {
-    int64_t m = c->dim[0], n = c->dim[1], k = c->dim[2];
-    gemm_plan g = gemm_make(n, k, m, STRIDE(0, 1), STRIDE(0, 0), STRIDE(1, 0), STRIDE(1, 1),
-                            STRIDE(2, 0), STRIDE(2, 1));
-    int status = gemm(&g, IN(T, 0), IN(T, 1), OUT(T, 2), NULL);
-    if (status == PN_OK)
-        dense_column_sums(IN(T, 0), STRIDE(0, 0), STRIDE(0, 1), m, n, OUT(T, 3), STRIDE(3, 0));
-    return status;
+    const int64_t m = c->dim[0], n = c->dim[1], k = c->dim[2], piece = dense_piece(c);
+    const gemm_follower follower = gemm_follower_of(c, 2);
+    for (int64_t i = 0; i < n; i += piece) {
+        const int64_t rows = least(piece, n - i);
+        gemm_plan g = gemm_make(rows, k, m, STRIDE(0, 1), STRIDE(0, 0), STRIDE(1, 0), STRIDE(1, 1),
+                                STRIDE(2, 0), STRIDE(2, 1));
+        int status = gemm(&g, IN(T, 0) + i * STRIDE(0, 1), IN(T, 1), OUT(T, 2) + i * STRIDE(2, 0), NULL);
+        if (status) return status;
+        if (follower.then) gemm_follow(&follower, i, rows, 0, k);
+    }
+    dense_column_sums(IN(T, 0), STRIDE(0, 0), STRIDE(0, 1), m, n, OUT(T, 3), STRIDE(3, 0));
+    return PN_OK;
 }

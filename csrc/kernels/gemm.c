@@ -14,6 +14,7 @@
    in the order in which it lies. */
 #include "gemm_tile.h"
 #include "pack.h"
+#include "follow.h"
 
 enum {
     CUT = 256,                       /* terms in a chain: part of the definition of a product, see above */
@@ -420,28 +421,6 @@ static void gemm_run(const gemm_plan *g, const T *a, const T *b, T *c, T *scratc
     }
 }
 
-/* The end of a product that another call follows. */
-typedef struct {
-    const pn_call *then;
-    pn_kernel kernel;
-    int64_t first, ci;          /* where c begins in what `then` works on, in elements; and its rows in c */
-} gemm_follower;
-
-static void gemm_follow(const void *what, int64_t i, int64_t m, int64_t j, int64_t n)
-{
-    const gemm_follower *f = what;
-    pn_call part;
-    memcpy(&part, f->then, pn_call_bytes(f->then));
-    if (n == f->ci) n *= m, m = 1;
-    part.dim[0] = n;
-    for (int64_t r = i; r < i + m; r++) {
-        int64_t at = f->first + r * f->ci + j;
-        for (int b = 0; b < part.buffers; b++)
-            if (part.buf[b].stride[0]) part.buf[b].data = (char *)f->then->buf[b].data + at * part.size[b];
-        f->kernel(&part);
-    }
-}
-
 /* The same for one product, with scratch found. */
 static int gemm(const gemm_plan *g, const T *a, const T *b, T *c, const gemm_finish *finish)
 {
@@ -468,7 +447,7 @@ DEFINE(matmul)
     const pn_call *then = c->then;
     gemm_plan g = gemm_make(m, n, k, STRIDE(0, 0), STRIDE(0, 1), STRIDE(1, 0), STRIDE(1, 1),
                             STRIDE(2, 0), STRIDE(2, 1));
-    gemm_follower follower = { then, c->then_kernel, then ? OUT(T, 2) - (T *)then->buf[c->then_slot].data : 0, STRIDE(2, 0) };
+    const gemm_follower follower = gemm_follower_of(c, 2);
     gemm_finish finish = { gemm_follow, &follower, follows_in_tile(c) };
     return gemm(&g, IN(T, 0), IN(T, 1), OUT(T, 2), then ? &finish : NULL);
 }

@@ -1,7 +1,20 @@
 /* The whole kernel library. Each file in isa/ includes this once for each element type, with its own
-   PN_ISA (a name), PN_WIDTH (bytes of a vector), PN_RANK and supported(). */
+   PN_ISA (a name), PN_WIDTH (bytes of a vector), PN_RANK and supported(). One with a PN_BASE has that ISA's kernels, and a few
+   of its own. */
 #include "../pyneuro.h"
 #include "vec.h"
+
+#define PN_STRING_(x) #x
+#define PN_STRING(x) PN_STRING_(x)
+#if PN_TYPE == 32
+#define PN_TABLE(isa) PN_PASTE(pn_, isa, _f32)
+#else
+#define PN_TABLE(isa) PN_PASTE(pn_, isa, _f64)
+#endif
+
+#ifdef PN_BASE
+#include "dense_amx.c"
+#else
 #include "vmath.h"
 #include "random.h"
 #include "index.h"
@@ -17,20 +30,17 @@
 #include "dense.c"
 #include "dropout.c"
 #include "optim.c"
-
-#define PN_STRING_(x) #x
-#define PN_STRING(x) PN_STRING_(x)
-#if PN_TYPE == 32
-#define PN_SYMBOL PN_PASTE(pn_, PN_ISA, _f32)
-#else
-#define PN_SYMBOL PN_PASTE(pn_, PN_ISA, _f64)
 #endif
 
-const pn_isa PN_SYMBOL = {
+const pn_isa PN_TABLE(PN_ISA) = {
     .name = PN_STRING(PN_ISA),
     .type = PN_ELEMENT,
     .rank = PN_RANK,
     .supported = supported,
+#ifdef PN_BASE
+    .base = &PN_TABLE(PN_BASE),
+    .kernel = { PN_OWN },
+#else
     .kernel = {
 #define KERNEL(name, signature) [PN_##name] = k_##name,
 #define HOST(name, signature)
@@ -38,4 +48,5 @@ const pn_isa PN_SYMBOL = {
 #undef KERNEL
 #undef HOST
     },
+#endif
 };

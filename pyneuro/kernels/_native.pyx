@@ -40,8 +40,9 @@ cdef extern from "pyneuro.h":
     ctypedef struct pn_call:
         int32_t kernel
         uint8_t type, type2, rank, buffers, map, attrs, cut, then_slot, span
-        uint16_t parts, pieces
+        uint16_t parts
         const pn_call *then
+        const pn_call *whole
         pn_kernel then_kernel
         int8_t along[PN_MAX_BUF]
         int64_t dim[PN_MAX_RANK]
@@ -51,7 +52,6 @@ cdef extern from "pyneuro.h":
         pn_buf buf[PN_MAX_BUF]
     ctypedef struct pn_isa:
         int rank
-        pn_kernel kernel[]
     ctypedef struct pn_table:
         const char *name
         const pn_isa *of_type[2]
@@ -59,6 +59,7 @@ cdef extern from "pyneuro.h":
     const char *const pn_kernel_name[]
     const char *const pn_kernel_signature[]
     int pn_supported(const pn_table *)
+    pn_kernel pn_kernel_of(const pn_table *, int, int)
     int pn_get_num_threads()
     void pn_set_num_threads(int)
     void pn_set_cpu_quota(int)
@@ -255,7 +256,7 @@ cdef int fill(pn_call *c, Row row, tuple bufs, tuple attrs) except -1:
         return UNFIT
     c.kernel, c.buffers, c.attrs, c.map = row.kernel, row.slots, row.attrs, row.lead >= 0
     c.type = c.type2 = UNKNOWN
-    c.parts, c.span, c.pieces, c.then = 1, 1, 1, NULL
+    c.parts, c.span, c.then, c.whole = 1, 1, NULL, NULL
     c.rank = row.letters
     for i in range(row.letters):
         c.dim[i] = -1
@@ -895,7 +896,7 @@ cdef cnp.ndarray small(str kernel, x, y, tuple attrs):
         c.attr[i] = PyFloat_AsDouble(<object>PyTuple_GET_ITEM(attrs, i))
     z = new_array(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), num, 1 << shift_of[c.type])
     c.kernel, c.buffers, c.attrs, c.map, c.rank, c.dim[0], c.parts = row.kernel, row.slots, row.attrs, 1, 1, n, 1
-    c.then, c.span, c.pieces = NULL, 1, 1
+    c.then, c.whole, c.span = NULL, NULL, 1
     c.buf[row.operands].data, c.buf[row.operands].stride[0] = cnp.PyArray_DATA(z), 1
     for i in range(row.slots):
         c.size[i], c.written[i] = 1 << shift_of[c.type], row.slot[i].written

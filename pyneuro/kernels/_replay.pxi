@@ -262,55 +262,26 @@ cdef class Effects:
             (<Storage>all[i].where).version += all[i].more
 
 
-cdef enum:
-    ROWS = 32                    # of a piece
-    STREAM = 1 << 20             # bytes that do not stay in a core's cache from one call to the next
-    KEPT = 512 * 1024            # and that do while a piece is worked on
-    TERMS = 96                   # more of them take so long that the step beside them does not matter
-
-
-cdef inline int rows_of(pn_call *c, Row row) noexcept:
-    """Which of its axes is the first one of what a call writes."""
-    cdef int i
-    if not c.map:
-        for i in range(row.slots):
-            if row.slot[i].written:
-                return row.slot[i].axis[0]
-    return 0
-
-
-cdef void in_rows(pn_call *c, int64_t rows) noexcept:
-    """Turn a loop over contiguous operands into one over rows of them."""
-    cdef int i
-    c.rank, c.dim[0], c.dim[1] = 2, rows, c.dim[0] // rows
-    for i in range(c.buffers):
-        c.buf[i].stride[1] = c.buf[i].stride[0]
-        c.buf[i].stride[0] *= c.dim[1]
-
-
-cdef bint by_rows(pn_call *head, Row head_row, pn_call *c, Row row, bint in_pieces) noexcept:
-    """Cut both along the rows of what they write, if that is where one of them is worth it; or for the cache's sake, where a
-    gradient and all that its optimizer's step reads and writes would push one another out of it."""
-    cdef int axis = rows_of(head, head_row), own = rows_of(c, row), i
-    cdef int64_t stream
-    if c.map and (c.rank != 1 or c.dim[0] % head.dim[axis]):
-        return False
-    if c.map and in_pieces:
-        stream = c.dim[0] * c.size[row.lead]
-        for i in range(c.buffers):
-            stream += c.dim[0] * c.size[i] if c.buf[i].stride[0] else 0
-        if stream >= STREAM and head.dim[0] <= TERMS and head.dim[0] * head.dim[2] * head.size[1] <= KEPT:
-            head.pieces = <uint16_t>max(1, min(head.dim[axis] // ROWS, 0xffff))
-    if head.parts == 1 and head.span <= 2 and c.cut == own and c.parts > 1 or head.parts == 1 and head.pieces > 1:
+cdef bint by_rows(pn_call *head, Row head_row, pn_call *c, Row row) noexcept:
+    """Cut both along the rows of what they write, if that is where one of them is worth it."""
+    cdef int axis = row_axis(head_row), own = row_axis(row)
+    if head.parts == 1 and head.span <= 2 and c.cut == own and c.parts > 1:
         cut(head, head_row, axis)
         head.cut, head.parts = axis, c.parts
-    if head.parts == 1 and head.pieces == 1 or head.cut != axis or head.span >= 254:
+    if head.parts == 1 or head.cut != axis or head.span >= 254:
         return False
-    if c.map:
-        in_rows(c, head.dim[axis])
     cut(c, row, own)
     c.cut, c.parts = own, head.parts
     return True
+
+
+cdef inline int row_axis(Row row) noexcept:
+    """Of a product: which of its axes is the first one of what it writes."""
+    cdef int i
+    for i in range(row.slots):
+        if row.slot[i].written:
+            return row.slot[i].axis[0]
+    return 0
 
 
 cdef struct Span:
@@ -427,9 +398,11 @@ cdef class Program(Runnable):
                             by_root[root].append((size + (<char *>&c.buf[slot].data - <char *>c), place[1]))
                 if follows >= 0 and self.host[i - 1] < 0:
                     leader.then, leader.then_slot = c, follows
-                    leader.then_kernel = backend.table.of_type[c.type].kernel[c.kernel]
+                    leader.then_kernel = pn_kernel_of(backend.table, c.type, c.kernel)
                     head.span += 1
-                elif rows and head is not NULL and head_at + head.span == i and by_rows(head, head_row, c, row, backend.isa == "avx512"):
+                    if c.parts > leader.parts and head is leader:
+                        divide(leader, head_row, c.dim[0])
+                elif rows and head is not NULL and head_at + head.span == i and by_rows(head, head_row, c, row):
                     head.span += 1
                 else:
                     head, head_row, head_at = c, row, i
