@@ -477,6 +477,74 @@ def test_a_matmul_has_the_same_bits_on_every_isa_with_fma(dtype, m, n, k):
     assert len({product(backend, a, b).tobytes() for backend in FMA}) <= 1
 
 
+def gradient(backend, dy, x):
+    dw, db = np.full((dy.shape[1], x.shape[1]), np.nan, dy.dtype), np.full(dy.shape[1], np.nan, dy.dtype)
+    make_backend(backend).run("dense_grad_w", (dy, x, dw, db))
+    return dw, db
+
+
+# Around the sizes from which a processor's tiles (AMX) are used, and their edges: batch, features out, and in.
+TILED = [(64, 128, 128), (63, 130, 129), (32, 511, 97), (31, 256, 256), (257, 64, 65), (520, 100, 64), (90, 33, 784), (33, 784, 63),
+         (300, 96, 1500)]
+
+
+@pytest.mark.parametrize("m, n, k", TILED)
+@each_backend
+def test_a_gradient_of_weights_is_as_exact_as_a_chain_of_fma(backend, m, n, k):
+    """Beside the sum of magnitudes, element by element, also where rows and columns are of very different sizes."""
+    rng = random(m, n, k)
+    for apart in 0, 12, 30:
+        dy, x = (np.ldexp(rng.normal(size=(m, width)), rng.integers(-apart, apart + 1, width)).astype(np.float32) for width in (n, k))
+        exact, size = (f(dy.astype(np.float64)).T @ f(x.astype(np.float64)) for f in (np.asarray, np.abs))
+        for layout in ("contiguous", "strided", "transposed"):
+            dw, db = gradient(backend, laid_out(dy, layout), laid_out(x, layout))
+            assert np.max(np.abs(dw - exact) / size) < 40 * 2.0 ** -24, (apart, layout)
+            assert np.array_equal(db, gradient(NATIVES[-1], dy, x)[1])
+
+
+@pytest.mark.parametrize("m, n, k", TILED)
+@each_backend
+def test_a_gradient_of_weights_is_exact_on_integers(backend, m, n, k):
+    """Of 12 bits, which are two numbers of 8; each is the product of another row."""
+    rng = random(m, n, k)
+    dy, x = np.zeros((m, n), np.float32), rng.integers(-4095, 4096, (m, k)).astype(np.float32)
+    dy[np.arange(n) % m, np.arange(n)] = rng.integers(-4095, 4096, n)
+    assert np.array_equal(gradient(backend, dy, x)[0], dy.T.astype(int) @ x.astype(int))
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan, 3.4e38, 1e37, 1e-45, 1e-39, 0.0])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.skipif(len(FMA) < 2, reason="one ISA with FMA here")
+def test_a_gradient_of_numbers_out_of_range_has_the_same_bits_on_every_isa_with_fma(whole, number):
+    """One of them, or all; in what a thread takes or not."""
+    rng = random("out of range")
+    dy, x = (rng.normal(size=(64, width)).astype(np.float32) for width in (200, 100))
+    few = abs(number) < 1 and not whole                        # where the others are ordinary it is as if it were 0
+    for given in (dy, x):
+        saved = given.copy()
+        given[(..., ) if whole else (5, 150 % given.shape[1])] = number
+        found = set()
+        for backend in FMA if not few else FMA[:1]:
+            for threads in 1, 3:
+                pn.set_num_threads(threads)
+                dw, _ = gradient(backend, dy, x)
+                found.add(dw.tobytes() if not np.isnan(dw).any() else (np.isnan(dw).tobytes(), np.nan_to_num(dw).tobytes()))
+        assert len(found) == 1
+        given[:] = saved
+
+
+@pytest.mark.parametrize("m, n, k", TILED)
+@each_backend
+def test_a_gradient_of_weights_has_the_same_bits_on_any_number_of_threads(backend, m, n, k):
+    rng = random(m, n, k)
+    dy, x = rng.normal(size=(m, n)).astype(np.float32), rng.normal(size=(m, k)).astype(np.float32)
+    found = set()
+    for threads in 1, 2, 3, 7:
+        pn.set_num_threads(threads)
+        found.add(b"".join(a.tobytes() for a in gradient(backend, dy, x)))
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("kernel", ["sum", "mean", "max", "min", "var"])
 @each_dtype
 def test_a_reduction_has_the_same_bits_on_every_isa(kernel, dtype):

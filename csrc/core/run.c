@@ -12,8 +12,9 @@
 /* Elements of a strided operand that are made contiguous at a time: at 8 bytes, 4 KiB for each operand. */
 enum { BLOCK = 512 };
 
-/* Parts for each thread: one that comes late, or is slow, then leaves the others little to wait for. */
-enum { PARTS_EACH = 4, PRODUCTS_EACH = 2 };
+/* Parts of a loop for each thread: one that comes late, or is slow, then leaves the others little to wait for. A product is
+   one for each: what it packs of the operand that is not cut, every part packs again. */
+enum { PARTS_EACH = 4 };
 
 /* Without flush-to-zero an optimizer whose moments decay below 1e-38 gets three times slower. The caller's mode, and
    the exceptions it has seen, are put back: ours are nobody's business. */
@@ -189,7 +190,7 @@ static int run_part(void *what, int number)
 /* Runs c, or as many calls after it as its span says where that is cut; how many it were. */
 static int run_calls(const pn_table *table, const pn_call *c, int64_t *count, int flush_denormals)
 {
-    const int threads = c->parts > 1 ? pn_reserve() : 1, most = (c->map ? PARTS_EACH : PRODUCTS_EACH) * threads;
+    const int threads = c->parts > 1 ? pn_reserve() : 1, most = c->map ? PARTS_EACH * threads : threads;
     const int64_t alone = 1 + (c->then != NULL);
     *count = threads > 1 && c->span > alone && c->span <= *count ? c->span : alone;
     if (threads == 1) return run_whole(table, c);
