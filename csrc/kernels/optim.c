@@ -11,10 +11,9 @@
 #define LOAD(x) (k == LANES ? vload_on((x) + i) : vload_part((x) + i, k))
 #define STORE(y, x) (k == LANES ? vstore((y) + i, x) : vstore_part((y) + i, x, k))
 
-enum { AHEAD = 2048 / sizeof(T) };
 INLINE vec vload_on(const T *p)
 {
-    vprefetch(p, AHEAD);
+    vprefetch(p);
     return vload(p);
 }
 

@@ -222,13 +222,14 @@ INLINE vec vhalves(vec x, vec y, int half, int upper)
 #endif
 }
 
-/* What comes `by` elements on, for a loop that is limited by what it waits for: with AVX-512. */
-INLINE void vprefetch(const T *p, int64_t by)
+/* What comes some way on, for a loop whose work on a vector is too long for the processor to look ahead by itself: with AVX-512. */
+enum { AHEAD = 2048 / sizeof(T) };
+INLINE void vprefetch(const T *p)
 {
 #if PN_WIDTH == 64
-    __builtin_prefetch(p + by, 0, 3);
+    __builtin_prefetch(p + AHEAD, 0, 3);
 #else
-    (void)p, (void)by;
+    (void)p;
 #endif
 }
 
@@ -358,6 +359,10 @@ INLINE void veach(pn_each f, int inputs, stream x, stream y, stream z, T *out, i
     const params p = vparams(s);
     const vec no = {0};
     for (; n >= LANES; n -= LANES) {
+        if (inputs > 0) vprefetch(x.p);
+        if (inputs > 1) vprefetch(y.p);
+        if (inputs > 2) vprefetch(z.p);
+        vprefetch(out);
         vstore(out, f(inputs > 0 ? vload(x.p) : no, inputs > 1 ? vload(y.p) : no, inputs > 2 ? vload(z.p) : no, p));
         x.p += x.step, y.p += y.step, z.p += z.step, out += LANES;
     }
