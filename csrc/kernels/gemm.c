@@ -87,6 +87,14 @@ static __attribute__((noinline)) void gemm_block_sizes(gemm_plan *g)
     }
 }
 
+/* Whether few rows read b from end to end: where it is large, or tiles of it would not be whole. */
+static int sweeps(const gemm_plan *g)
+{
+    const int64_t bytes_b = g->k * g->n * (int64_t)sizeof(T), columns = g->m == 1 ? TILE_WIDE * LANES : LANES;
+    if (g->m > FEW || g->bj != 1) return 0;
+    return bytes_b > SWEEP_BYTES || g->m <= SWEEP_MOST || (g->m < FEW && g->n % columns);
+}
+
 /* b is packed if its unit stride is not along the vectors; otherwise only if enough rows of a use it to repay
    that, and it leaves the L2 cache or its rows evict each other. Likewise a, whose reuse is the number of
    panels. */
@@ -102,7 +110,7 @@ static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t 
 
     int64_t bytes_a = g.m * k * (int64_t)sizeof(T), bytes_b = k * g.n * (int64_t)sizeof(T);
     g.few = g.m <= FEW && g.bj != 1 && g.bp == 1;
-    g.sweep = g.m <= FEW && g.bj == 1 && (bytes_b > SWEEP_BYTES || g.m <= SWEEP_MOST || (g.m < FEW && g.n % (g.m == 1 ? TILE_WIDE * LANES : LANES)));
+    g.sweep = sweeps(&g);
     if (g.sweep) g.buffer_elements = FEW * SWEEP_COLUMNS;
     else if (g.few && g.ap != 1) g.buffer_elements = g.m * k;
     if (g.few || g.sweep) return g;

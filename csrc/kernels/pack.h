@@ -166,7 +166,7 @@ static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, in
 static void unpack_strided(const T *panel, int64_t width, T *x, int64_t xp, int64_t xj, int64_t k, int64_t n)
 {
     int64_t p = 0;
-    for (; xp == 1 && width % LANES == 0 && p < k; p += LANES) {
+    for (; xp == 1 && p < k; p += LANES) {
         lanes_of_rows lane;
         find_rows(lane, panel + p * width, width, k - p);
         for (int64_t j = 0; j < n; j += LANE) {
