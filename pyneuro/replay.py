@@ -231,11 +231,12 @@ class Replay:
         self.plain = gradients is None and numbers == list(range(self.count, self.count + len(outputs)))
         self.free = [make()]
         self.busy = False
-        quick = sorted([e for e in entries if look_at([e])], key=lambda e: id(e.where))      # those at one dict together
+        quick = [(look, e) for e in entries for look in look_at([e])]
         self.others = [e for e in entries if not look_at([e])]
-        looks = [*(("tensor", t) for t in tensors), *(("grad", t, array) for t, array in before), *(("keys", t) for t in tables)]
-        self.looks = Looks(looks + look_at(quick), MISSING)
-        self.slow = [None] * len(looks) + quick               # what decides where a look finds something else
+        looks = [("tensor", t) for t in tensors] + [("grad", t, array) for t, array in before] + [("keys", t) for t in tables]
+        found = sorted([*((look, None) for look in looks), *quick], key=lambda pair: id(pair[0][1]))     # those at one dict together
+        self.looks = Looks([look for look, _ in found], MISSING)
+        self.slow = [e for _, e in found]                     # what decides where a look finds something else
         self._look_at_steps()
         self._look_at_weights()
 

@@ -34,7 +34,8 @@ cdef class Runnable:
 cdef class Looks:
     cdef list looks
     cdef void *look
-    cdef Py_ssize_t count
+    cdef void *place
+    cdef Py_ssize_t count, places
 
     cpdef Py_ssize_t changed(self, Py_ssize_t start) except -2
 

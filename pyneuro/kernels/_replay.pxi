@@ -91,8 +91,15 @@ cdef struct Look:
     PyObject *value              # NULL: nothing
     PyObject *more
     Py_ssize_t count
-    Py_ssize_t first, after      # of those at the same dict, one after the other: the first, and where the next thing begins
-    uint64_t version, seen       # of the first: the dict's when all of them found what had been there, and when they began
+    Py_ssize_t place             # that it is at
+
+# All looks at one dict that follow each other; or one look at something else. What stands in a dict need not be looked at
+# where its version is the same, and versions are read from a table of their own: in a walk from look to look, each would wait
+# for the one before it to say where to go on.
+cdef struct Place:
+    PyObject *dict               # NULL: it is none
+    uint64_t version, seen       # the dict's when all looks found what had been there, and when they began
+    Py_ssize_t after             # the last of its looks
 
 cdef struct Effect:
     PyObject *where
@@ -117,6 +124,34 @@ cdef bint same_keys(Look *look):
     return True
 
 
+cdef bint stands(Look *look) except -1:
+    """Whether what a look found stands there still."""
+    cdef TensorBase t
+    cdef PyObject *g
+    if look.kind == ITEM:
+        return PyDict_GetItemWithError(look.where, look.name) == look.value
+    if look.kind == KEYS:
+        return PyDict_GET_SIZE(look.where) == look.count and (look.count == 0 or same_keys(look))
+    if look.kind == TENSOR:
+        t = <TensorBase>look.where
+        return <PyObject *>t.array == look.value and <PyObject *>t._hooks == look.name and t.needs_grad == look.count
+    if look.kind == LENGTH:
+        return PyList_GET_SIZE(look.where) == look.count
+    if look.kind == CELL:
+        return PyCell_GET(look.where) == look.value
+    if look.kind == VERSION:
+        return (<Storage>look.where).version == look.count
+    if look.kind == BODY:
+        return PyFunction_GET_CODE(look.where) == look.value and PyFunction_GET_DEFAULTS(look.where) == look.name and \
+            PyFunction_GET_KW_DEFAULTS(look.where) == look.more
+    if look.kind == ARRAY:
+        return same_bytes(<cnp.ndarray>look.where, <cnp.ndarray>look.value)
+    g = <PyObject *>(<TensorBase>look.where)._grad
+    if <object>g is None:
+        return look.value == <PyObject *>None
+    return <PyObject *>(<TensorBase>g).array == look.value
+
+
 @cython.final
 cdef class Looks:
     """Where to look, and what stood there; each a tuple that begins with its kind:
@@ -128,11 +163,12 @@ cdef class Looks:
     """
     def __init__(self, list looks not None, missing):
         cdef Look *look
-        cdef Py_ssize_t first = 0
+        cdef Place *place = NULL
+        cdef PyObject *found
         cdef TensorBase t
         self.looks, self.count = [(*given, tuple(given[1])) if given[0] == "keys" else given for given in looks], len(looks)
-        self.look = malloc(max(self.count, 1) * sizeof(Look))
-        if self.look is NULL:
+        self.look, self.place = malloc(max(self.count, 1) * sizeof(Look)), malloc(max(self.count, 1) * sizeof(Place))
+        if self.look is NULL or self.place is NULL:
             raise MemoryError(f"no memory to look at {self.count} things")
         for i, given in enumerate(self.looks):
             look = &(<Look *>self.look)[i]
@@ -163,70 +199,38 @@ cdef class Looks:
                 look.value = <PyObject *>given[2]
             if look.value == <PyObject *>missing:
                 look.value = NULL
-            if look.kind == ITEM or look.kind == KEYS:
-                if i == 0 or (<Look *>self.look)[i - 1].where != look.where:
-                    first = i
-                look.first, look.version = first, 0
-                (<Look *>self.look)[first].after = i + 1
+            found = look.where if look.kind == ITEM or look.kind == KEYS else NULL
+            if place is NULL or found is NULL or place.dict != found:
+                place = &(<Place *>self.place)[self.places]
+                place.dict, place.version, place.seen, self.places = found, 0, 0, self.places + 1
+            look.place, place.after = self.places - 1, i + 1
 
     def __dealloc__(self):
         free(self.look)
+        free(self.place)
 
     cpdef Py_ssize_t changed(self, Py_ssize_t start) except -2:
         """The first from `start` on where something else stands now; -1 if there is none. Who then starts at the next one
         takes what stands there for the same."""
-        cdef Py_ssize_t i = start
-        cdef Look *all = <Look *>self.look
-        cdef Look *look
-        cdef Look *first
-        cdef TensorBase t
-        cdef PyObject *g
-        if start > 0 and (all[start - 1].kind == ITEM or all[start - 1].kind == KEYS):
-            first = &all[all[start - 1].first]
-            if first.after == start:
-                first.version = first.seen
-        while i < self.count:
-            look = &all[i]
-            if look.kind == ITEM or look.kind == KEYS:
-                first = &all[look.first]
-                if look == first:
-                    first.seen = version_of(look.where)
-                    if first.seen == first.version:
-                        i = first.after
-                        continue
-                if look.kind == ITEM:
-                    if PyDict_GetItemWithError(look.where, look.name) != look.value:
-                        return i
-                elif PyDict_GET_SIZE(look.where) != look.count or (look.count and not same_keys(look)):
+        cdef Py_ssize_t i = start, at = 0
+        cdef Look *look = <Look *>self.look
+        cdef Place *place = <Place *>self.place
+        cdef bint begun = start > 0          # at the first place: its other looks, if there are any, are still to be taken
+        if begun:
+            at = look[start - 1].place
+        while at < self.places:
+            if place[at].dict is not NULL and not begun:
+                place[at].seen = version_of(place[at].dict)
+                if place[at].seen == place[at].version:
+                    i, at = place[at].after, at + 1
+                    continue
+            begun = False
+            while i < place[at].after:
+                if not stands(&look[i]):
                     return i
-                if first.after == i + 1:
-                    first.version = first.seen
-            elif look.kind == TENSOR:
-                t = <TensorBase>look.where
-                if <PyObject *>t.array != look.value or <PyObject *>t._hooks != look.name or t.needs_grad != look.count:
-                    return i
-            elif look.kind == LENGTH:
-                if PyList_GET_SIZE(look.where) != look.count:
-                    return i
-            elif look.kind == CELL:
-                if PyCell_GET(look.where) != look.value:
-                    return i
-            elif look.kind == VERSION:
-                if (<Storage>look.where).version != look.count:
-                    return i
-            elif look.kind == BODY:
-                if PyFunction_GET_CODE(look.where) != look.value or PyFunction_GET_DEFAULTS(look.where) != look.name or \
-                        PyFunction_GET_KW_DEFAULTS(look.where) != look.more:
-                    return i
-            elif look.kind == ARRAY:
-                if not same_bytes(<cnp.ndarray>look.where, <cnp.ndarray>look.value):
-                    return i
-            else:
-                g = <PyObject *>(<TensorBase>look.where)._grad
-                if (<object>g is not None or look.value != <PyObject *>None) and \
-                        (<object>g is None or <PyObject *>(<TensorBase>g).array != look.value):
-                    return i
-            i += 1
+                i += 1
+            place[at].version = place[at].seen
+            at += 1
         return -1
 
 
