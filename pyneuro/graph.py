@@ -85,7 +85,9 @@ class _Switch:
             finally:
                 _switch(before)
 
-        return inner
+        # A compiled function needs to be told the mode, not to be run in it, where nobody can ask for it meanwhile.
+        told = getattr(type(function), "__in_grad_mode__", None)
+        return inner if told is None else told(function, mode, inner)
 
 
 class no_grad(_Switch):

@@ -338,7 +338,7 @@ class Interpreted(Runnable):
     """Recorded calls on any other backend: what Program is to a native one, call by call."""
 
     def __init__(self, inner: Any, calls: list, places: list, layouts: list[np.ndarray], arena_bytes: int, arguments: int) -> None:
-        self.inner, self.arguments = inner, arguments
+        self.inner, self.arguments, self.silent = inner, arguments, False
         self.arena = np.empty(arena_bytes + 8, np.uint8)
         self.buffers = [np.empty(max(s.high - s.low, 1) + 8, np.uint8) for s in map(Span.of, layouts)]
         self.origins = [start_of(a) - Span.of(a).low for a in layouts]
@@ -853,7 +853,7 @@ class Compiled(Quick):
 
     def _remember(self, plan: Plan, result: Any, args: tuple) -> None:
         """The next call may be like this one; where it was of tensors alone, that can be told quickly."""
-        quick = all(isinstance(a, Tensor) for a in args) and plan.replay.suits(args)
+        quick = all(isinstance(a, Tensor) for a in args) and plan.replay.suits(args, None)
         self.latest.set(plan.replay if quick else None, result)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -1060,6 +1060,7 @@ class CompiledModule(Quick, Module):
             object.__setattr__(self, name, {})
         object.__setattr__(self, "latest", self.compiled.latest)
         object.__setattr__(self, "hooks", tuple([self.__dict__[name] for name in HOOKS]))
+        object.__setattr__(self, "_grad_mode", None)
 
     @property
     def training(self) -> bool:                                  # type: ignore[override]

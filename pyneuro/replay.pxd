@@ -19,10 +19,10 @@ cdef class Replay:
     cdef public list arguments, entries, slow, others, tensors, before, tables, steps, optimizers, outputs, results, shared, packs
     cdef public list argument_versions, free
     cdef public Py_ssize_t count, stop
-    cdef public bint grad_mode, busy, plain
+    cdef public bint grad_mode, busy, plain, silent
 
     @cython.locals(t=Fields, argument=Argument, i=Py_ssize_t, j=Py_ssize_t)
-    cpdef bint suits(self, args)
+    cpdef bint suits(self, args, mode)
 
     @cython.locals(looks=Seen)
     cpdef bint fits(self)
@@ -30,7 +30,9 @@ cdef class Replay:
     @cython.locals(i=Py_ssize_t)
     cdef bint stands(self)
 
-    cpdef attempt(self, args)
+    cdef bint untouched(self)
+
+    cpdef attempt(self, args, mode)
 
     @cython.locals(t=Fields, more=Py_ssize_t, i=Py_ssize_t, program=Runnable, made=list, out=list)
     cpdef list run(self, args)
@@ -49,5 +51,6 @@ cdef class Latest:
 cdef class Quick:
     cdef public Latest latest
     cdef public tuple hooks
+    cdef public object _grad_mode
 
     cpdef anew(self, tuple args, dict kwargs)

@@ -8,7 +8,8 @@ This is what a replayed step costs beside its arithmetic.
 from collections import defaultdict
 from collections.abc import Iterator
 from copy import copy
-from types import CellType
+from functools import update_wrapper
+from types import CellType, MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -234,9 +235,12 @@ class Replay:
         quick = [(look, e) for e in entries for look in look_at([e])]
         self.others = [e for e in entries if not look_at([e])]
         looks = [("tensor", t) for t in tensors] + [("grad", t, array) for t, array in before] + [("keys", t) for t in tables]
-        found = sorted([*((look, None) for look in looks), *quick], key=lambda pair: id(pair[0][1]))     # those at one dict together
+        found = [*((look, None) for look in looks), *quick]
+        found.sort(key=lambda pair: id(pair[0][1]))           # those at one dict together
         self.looks = Looks([look for look, _ in found], MISSING)
         self.slow = [e for _, e in found]                     # what decides where a look finds something else
+        # Whether, where no look finds anything else, nothing is run that may ask for the grad mode.
+        self.silent = self.free[0].silent and not self.others and not steps
         self._look_at_steps()
         self._look_at_weights()
 
@@ -255,9 +259,10 @@ class Replay:
     def _look_at_steps(self) -> None:
         self.steps = [(Looks(step.looks() + step.restless(), MISSING), step) for step in self.optimizers]
 
-    def suits(self, args: Any) -> bool:
-        """Whether these are tensors laid out as the arguments were, in the same mode and on the same backend."""
-        if len(args) != self.count or is_grad_enabled() != self.grad_mode:
+    def suits(self, args: Any, mode: Any) -> bool:
+        """Whether these are tensors laid out as the arguments were, in the same mode and on the same backend. mode: of
+        gradients; None: the current one."""
+        if len(args) != self.count or (is_grad_enabled() if mode is None else mode) != self.grad_mode:
             return False
         for i in range(self.count):
             if type(args[i]) is not Tensor and not isinstance(args[i], TensorBase):
@@ -304,6 +309,10 @@ class Replay:
             i = self.looks.changed(i + 1)
         return True
 
+    def untouched(self) -> bool:
+        """Whether it fits, and can tell and run without anything that may ask for the grad mode."""
+        return self.silent and self.looks.changed(0) < 0 and self.sources.changed(0) < 0
+
     def clashes(self, args: Any) -> bool:
         """Whether an argument lies in memory that the plan writes otherwise than when it was recorded."""
         if not self.free:
@@ -311,9 +320,10 @@ class Replay:
         program = self.free[-1]
         return program.clashes(args)
 
-    def attempt(self, args: Any) -> Any:
-        """What the function returned, if the plan is the right one for these arguments; else None."""
-        if self.suits(args) and self.fits() and not self.clashes(args):
+    def attempt(self, args: Any, mode: Any) -> Any:
+        """What the function returned, if the plan is the right one for these arguments; else None. mode: of gradients, where
+        it has not been set for this call; None: the current one."""
+        if self.suits(args, mode) and (self.fits() if mode is None else self.untouched()) and not self.clashes(args):
             return self.run(args)
         return None
 
@@ -417,11 +427,11 @@ class Latest:
 class Quick:
     """Base of what is compiled: a call is its latest plan's, where that is right for it, and otherwise goes to `anew`.
 
-    hooks: dicts; what they hold is called by `anew` alone.
+    hooks: dicts; what they hold is called by `anew` alone. _grad_mode: what a call is in; None: what there is.
     """
 
-    def __init__(self, latest: Any, hooks: tuple = ()) -> None:
-        self.latest, self.hooks = latest, hooks
+    def __init__(self, latest: Any, hooks: tuple = (), grad_mode: Any = None) -> None:
+        self.latest, self.hooks, self._grad_mode = latest, hooks, grad_mode
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         replay = self.latest.replay
@@ -431,13 +441,39 @@ class Quick:
             if table:
                 return self.anew(args, kwargs)
         result = self.latest.result
-        found = replay.attempt(args)
+        found = replay.attempt(args, self._grad_mode)
         if found is None:
             return self.anew(args, kwargs)
         return found[0] if type(result) is Tensor else rebuilt(result, iter(found))
 
     def anew(self, args: tuple, kwargs: dict) -> Any:
         raise NotImplementedError
+
+    def __in_grad_mode__(self, mode: Any, switched: Any) -> Any:
+        """`switched`, which is this called in a mode, or what does the same."""
+        if type(self).__call__ is not Quick.__call__:          # a subclass of the user's does more
+            return switched
+        return Switched(self, mode if self._grad_mode is None else self._grad_mode, switched)
+
+
+class Switched(Quick):
+    """What is compiled, as no_grad and the like call it: to set the mode costs as much as half of all else in a replay that
+    is not its arithmetic, so that is done by `anew` alone. It behaves as the function would that it stands for."""
+
+    def __init__(self, compiled: Any, mode: Any, switched: Any) -> None:
+        super().__init__(compiled.latest, compiled.hooks, mode)
+        self.switched = switched
+        update_wrapper(self, switched)
+        self.__wrapped__ = compiled
+
+    def anew(self, args: tuple, kwargs: dict) -> Any:
+        return self.switched(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __reduce__(self) -> str:
+        return self.switched.__qualname__                      # copies are itself
 
 
 def rebuilt(value: Any, tensors: Iterator) -> Any:

@@ -66,6 +66,8 @@ class Native:
 class Runnable:
     """Recorded calls, whose arguments and results are bound before each run."""
 
+    silent: bool
+
 
 class Program(Runnable):
     def __init__(self, backend: Any, calls: list, places: list, roots: int, arena_bytes: int, arguments: int) -> None:

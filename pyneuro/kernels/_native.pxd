@@ -26,6 +26,8 @@ cdef class TensorBase:
 
 
 cdef class Runnable:
+    cdef public bint silent
+
     cpdef bind(self, int root, array)
     cpdef bint clashes(self, tensors) except -1
     cpdef run(self, int64_t first, int64_t last)

@@ -312,7 +312,8 @@ cdef Span span(cnp.ndarray a) noexcept:
 
 
 cdef class Runnable:
-    """Recorded calls, whose arguments and results are bound before each run."""
+    """Recorded calls, whose arguments and results are bound before each run. silent: whether a run is C's alone, so that nothing
+    of Python's can ask for anything meanwhile."""
 
     cpdef bind(self, int root, array):
         """Let a root be this array's memory: laid out as the recorded one was."""
@@ -423,7 +424,7 @@ cdef class Program(Runnable):
             if w or self.writes_argument:
                 self.written[self.spans] = span(b)
                 self.spans += 1
-        self.start[count], self.host[count] = size, count
+        self.start[count], self.host[count], self.silent = size, count, not self.python
         for i in range(count - 1, -1, -1):
             if self.host[i] < 0:
                 self.host[i] = self.host[i + 1]
