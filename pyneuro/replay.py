@@ -462,9 +462,8 @@ class Switched(Quick):
 
     def __init__(self, compiled: Any, mode: Any, switched: Any) -> None:
         super().__init__(compiled.latest, compiled.hooks, mode)
-        self.switched = switched
-        update_wrapper(self, switched)
-        self.__wrapped__ = compiled
+        update_wrapper(self, switched)                         # first: also what another one has of its own
+        self.switched, self.__wrapped__ = switched, compiled
 
     def anew(self, args: tuple, kwargs: dict) -> Any:
         return self.switched(*args, **kwargs)

@@ -4,6 +4,7 @@
 Most tests run twins: the same small world twice, one with its step compiled, and compare all that there is to see.
 """
 import array
+import asyncio
 import copy
 import ctypes
 import gc
@@ -2091,6 +2092,161 @@ def test_hooks_of_a_compiled_module_run_at_each_call():
     for i in range(3):
         compiled(batch(i)[0])
     assert len(seen) == 3
+
+# ------------------------------------------------------------------------------- no_grad and the like around what is compiled
+
+MODES = {"as it is": lambda f: f, "no_grad": pn.no_grad(), "no_grad itself": pn.no_grad, "enable_grad": pn.enable_grad(),
+         "set": lambda f: pn.set_grad_enabled(False)(f), "set true": lambda f: pn.set_grad_enabled(True)(f),
+         "inference": pn.inference_mode(), "inference false": pn.inference_mode(False)}
+
+
+def tells_the_mode(w):
+    def fn(x):
+        return (x * w if pn.is_grad_enabled() else x - w), pn.is_grad_enabled()
+    return fn
+
+
+@pytest.mark.parametrize("inner", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("outer", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("on", ["native", "reference"] if len(BACKENDS) > 1 else BACKENDS, indirect=True)
+def test_decorated_with_a_grad_mode(inner, outer, on):
+    fn = tells_the_mode(vector(1, 2, grad=True))
+    plain, compiled, x = outer(inner(fn)), pn.compile(fn), vector(3, 4)
+    decorated = outer(inner(compiled))
+    for _ in range(3):
+        for mode in True, False:
+            with pn.set_grad_enabled(mode):
+                (y, told), (want, really) = decorated(x), plain(x)
+                assert bits(y) == bits(want) and told == really and y.requires_grad == want.requires_grad
+                assert pn.is_grad_enabled() == mode
+                assert bits(compiled(x)) == bits(fn(x))
+
+
+class Asks:
+    """A backend that asks for the mode in each run."""
+
+    def __init__(self):
+        self.inner, self.name, self.modes = pn.current_backend(), "asks", set()
+
+    def run(self, kernel, bufs, attrs=()):
+        self.modes.add(pn.is_grad_enabled())
+        self.inner.run(kernel, bufs, attrs)
+
+
+def test_whoever_may_ask_in_a_decorated_call_is_told_its_mode():
+    asks, x = Asks(), vector(1, 2)
+    decorated = pn.no_grad()(pn.compile(lambda x: (x * 2).exp()))
+    with pn.backend(asks):
+        for _ in range(3):
+            decorated(x)
+    assert asks.modes == {False}
+
+
+def test_what_a_decorated_call_reads_is_looked_at():
+    told = []
+
+    class Rate(float):
+        def __repr__(self):
+            told.append(pn.is_grad_enabled())
+            return super().__repr__()
+
+    many, rates, model = [1.0, 2.0], {"rate": Rate(2)}, mlp().eval()
+
+    def fn(x):
+        return model(x) * sum(many) * rates["rate"]
+
+    decorated, x = pn.no_grad()(pn.compile(fn, prepack=True)), batch(0)[0]
+    plain = pn.no_grad()(fn)
+
+    def written():
+        with pn.no_grad():
+            model[0].weight.add_(1.0)
+
+    changes = [lambda: None, written, lambda: rates.update(rate=Rate(2)), lambda: rates.update(rate=Rate(3)),
+               lambda: many.append(3.0), lambda: setattr(model[2], "bias", Parameter(vector(1, 2, 3))),
+               lambda: model[0].weight.requires_grad_(False)]
+    for change in changes:
+        change()
+        for _ in range(3):
+            assert bits(decorated(x)) == bits(plain(x))
+    assert told and not any(told)
+
+
+def test_a_decorated_call_that_fails_leaves_the_mode():
+    table = pn.ones(3, 2)
+    decorated = pn.no_grad()(pn.compile(lambda i: F.embedding(i, table)))
+    for _ in range(2):
+        decorated(pn.tensor([0, 2]))
+        with pytest.raises(IndexError):
+            decorated(pn.tensor([0, 3]))
+        assert pn.is_grad_enabled()
+
+
+def test_hooks_and_subclasses_are_called_in_the_mode_of_a_decorated_call():
+    class Doubled(type(pn.compile(mlp()))):
+        def __call__(self, *args):
+            seen.append(pn.is_grad_enabled())
+            return super().__call__(*args) * 2
+
+    seen, x, model = [], batch(0)[0], mlp().eval()
+    hooked = pn.compile(model)
+    decorated = pn.no_grad()(hooked)
+    decorated(x)
+    handle = hooked.register_forward_hook(lambda m, args, y: seen.append(pn.is_grad_enabled()))
+    decorated(x)
+    handle.remove()
+    decorated(x)
+    assert seen == [False]
+    doubled = pn.no_grad()(Doubled(model))
+    assert [bits(doubled(x)) for _ in range(3)] == [bits(model(x) * 2)] * 3 and seen == [False] * 4
+
+
+def test_each_context_has_its_grad_mode_in_compiled_calls():
+    fn = tells_the_mode(vector(1, 2, grad=True))
+    compiled, x = pn.compile(fn), vector(3, 4)
+    decorated = {False: pn.no_grad()(compiled), True: pn.enable_grad()(compiled)}
+
+    async def task(mode):
+        with pn.set_grad_enabled(mode):
+            for i in range(6):
+                kind = bool(i % 2)
+                assert (compiled(x)[1], decorated[kind](x)[1], pn.is_grad_enabled()) == (mode, kind, mode)
+                await asyncio.sleep(0)
+
+    async def tasks():
+        await asyncio.gather(*[task(bool(i % 2)) for i in range(4)])
+
+    asyncio.run(tasks())
+    assert pn.is_grad_enabled()
+    with pn.no_grad():                                          # another thread begins with the mode of all
+        in_thread(lambda: asyncio.run(tasks()))()
+        assert decorated[True](x)[1] and not compiled(x)[1]
+
+
+def test_what_is_decorated_is_as_a_function():
+    class Scaled:
+        scale = 2.0
+
+        @pn.no_grad()
+        @pn.compile
+        def times(self, x):
+            """Says what it does."""
+            return x * self.scale, pn.is_grad_enabled()
+
+    thing, x = Scaled(), vector(1, 2)
+    for scale in (2.0, 2.0, 3.0):
+        thing.scale = scale
+        assert bits(thing.times(x)) == bits((x * scale, False))
+    compiled = pn.compile(tells_the_mode(vector(1, 2)))
+    decorated = pn.no_grad()(compiled)
+    assert decorated.__wrapped__ is compiled and decorated.__name__ == "fn"
+    assert Scaled.times.__doc__ == "Says what it does."
+    assert copy.copy(decorated) is decorated and copy.deepcopy(decorated) is decorated
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        pickle.dumps(decorated)
+    outer = pn.compile(lambda x: decorated(x)[0] + 1)
+    for _ in range(3):
+        assert bits(outer(x)) == bits(x - vector(1, 2) + 1)
 
 
 # ------------------------------------------------------------------------------------------------ threads and processes
