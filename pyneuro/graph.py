@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# cython: annotation_typing=False
+# cython: annotation_typing=False, auto_pickle=False
 """The graph of ops and the walk back through it.
 
 A node remembers one op: what it read, where its inputs came from, and when (serial numbers grow). Creation order is a

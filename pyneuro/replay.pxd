@@ -3,15 +3,18 @@ cimport cython
 from pyneuro.graph cimport is_grad_enabled
 from pyneuro.kernels._native cimport Effects as Happening, Looks as Seen, Runnable, TensorBase as Fields, alike, current_backend, fresh, same_layout
 
+@cython.final
 cdef class Lease:
     cdef list free
     cdef readonly object program
 
+@cython.final
 cdef class Argument:
     cdef object like
     cdef bint needs
     cdef Py_ssize_t first
 
+@cython.final
 cdef class Replay:
     cdef public object backend, gradients, make, dtype
     cdef public Seen looks, sources
@@ -43,6 +46,7 @@ cdef class Replay:
     @cython.locals(t=Fields, root=Fields)
     cdef _output(self, o, args, list made, lease)
 
+@cython.final
 cdef class Latest:
     cdef Replay replay
     cdef object result

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# cython: annotation_typing=False
+# cython: annotation_typing=False, auto_pickle=False
 """What happens at every call of a plan: see that it is still the right one, bind arguments and results, run, hand out.
 
 This is what a replayed step costs beside its arithmetic.
