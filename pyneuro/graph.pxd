@@ -1,6 +1,6 @@
 # Types for the hot paths of graph.py, which is the code, and runs without this as well.
 cimport cython
-from pyneuro.kernels._native cimport TensorBase as Fields, value_of
+from pyneuro.kernels._native cimport TensorBase as Fields, exchange, value_of
 
 cdef class Node:
     cdef public object op, attrs, extras, kept, hooks, retained, dtype

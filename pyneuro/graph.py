@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
-from .kernels import ShapeError, owned, value_of, watcher, watchers
+from .kernels import ShapeError, exchange, owned, value_of, watcher, watchers
 
 __all__ = ["Node", "backward", "detect_anomaly", "enable_grad", "grad", "inference_mode", "is_grad_enabled", "no_grad", "record",
            "set_detect_anomaly", "set_grad_enabled"]
@@ -53,10 +53,7 @@ class detect_anomaly(set_detect_anomaly):
 
 def _switch(mode: bool | None) -> Any:
     """Let recording be on or off, or None: as it is. How it was."""
-    before = value_of(_recording)
-    if mode is not None and before is not mode:
-        _recording.set(mode)
-    return before
+    return value_of(_recording) if mode is None else exchange(_recording, mode)
 
 
 class _Switch:
@@ -65,7 +62,7 @@ class _Switch:
     mode: bool | None = False
 
     def __new__(cls, function: Callable | None = None) -> Any:
-        self = super().__new__(cls)
+        self = object.__new__(cls)
         return self if function is None else self(function)
 
     def __enter__(self) -> None:

@@ -24,8 +24,8 @@ cdef class Replay:
     cdef public Py_ssize_t count, stop
     cdef public bint grad_mode, busy, plain, silent
 
-    @cython.locals(t=Fields, argument=Argument, i=Py_ssize_t, j=Py_ssize_t)
-    cpdef bint suits(self, args, mode)
+    @cython.locals(t=Fields, argument=Argument, i=Py_ssize_t, j=Py_ssize_t, recorded=bint)
+    cpdef bint suits(self, tuple args, mode)
 
     @cython.locals(looks=Seen)
     cpdef bint fits(self)
@@ -35,7 +35,7 @@ cdef class Replay:
 
     cdef bint untouched(self)
 
-    cpdef attempt(self, args, mode)
+    cpdef attempt(self, tuple args, mode)
 
     @cython.locals(t=Fields, more=Py_ssize_t, i=Py_ssize_t, program=Runnable, made=list, out=list)
     cpdef list run(self, args)

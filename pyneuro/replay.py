@@ -259,10 +259,11 @@ class Replay:
     def _look_at_steps(self) -> None:
         self.steps = [(Looks(step.looks() + step.restless(), MISSING), step) for step in self.optimizers]
 
-    def suits(self, args: Any, mode: Any) -> bool:
+    def suits(self, args: tuple, mode: Any) -> bool:
         """Whether these are tensors laid out as the arguments were, in the same mode and on the same backend. mode: of
         gradients; None: the current one."""
-        if len(args) != self.count or (is_grad_enabled() if mode is None else mode) != self.grad_mode:
+        recorded = is_grad_enabled() if mode is None else mode
+        if len(args) != self.count or recorded != self.grad_mode:
             return False
         for i in range(self.count):
             if type(args[i]) is not Tensor and not isinstance(args[i], TensorBase):
@@ -320,7 +321,7 @@ class Replay:
         program = self.free[-1]
         return program.clashes(args)
 
-    def attempt(self, args: Any, mode: Any) -> Any:
+    def attempt(self, args: tuple, mode: Any) -> Any:
         """What the function returned, if the plan is the right one for these arguments; else None. mode: of gradients, where
         it has not been set for this call; None: the current one."""
         if self.suits(args, mode) and (self.fits() if mode is None else self.untouched()) and not self.clashes(args):

@@ -173,6 +173,13 @@ def value_of(variable: Any) -> Any:
     return variable.get()
 
 
+def exchange(variable: Any, value: Any) -> Any:
+    """Let a ContextVar be that in this thread. What it was."""
+    before = variable.get()
+    variable.set(value)
+    return before
+
+
 def current_backend() -> Any:
     """The backend of this thread: the innermost `with backend(...)`, else the process's."""
     return _chosen.get() or _process

@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t
 
 cpdef alike(array)
 cpdef current_backend()
+cpdef exchange(variable, value)
 cpdef fresh(array)
 cpdef bint same_layout(array, like)
 cpdef value_of(variable)

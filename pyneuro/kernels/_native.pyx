@@ -10,7 +10,7 @@ from types import FunctionType
 
 cimport cython
 cimport numpy as cnp
-from cpython.contextvars cimport PyContextVar_Get
+from cpython.contextvars cimport PyContextVar_Get, PyContextVar_Set
 from cpython.dict cimport PyDict_GetItem
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear, PyErr_Occurred
 from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact
@@ -741,6 +741,14 @@ cpdef value_of(variable):
     value = None if found is NULL else <object>found
     Py_XDECREF(found)
     return value
+
+
+cpdef exchange(variable, value):
+    """Let a ContextVar be that in this thread. What it was."""
+    before = value_of(variable)
+    if before is not value:
+        PyContextVar_Set(variable, value)
+    return before
 
 
 cdef object current():
