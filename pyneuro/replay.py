@@ -462,8 +462,8 @@ class Switched(Quick):
     is not its arithmetic, so that is done by `anew` alone. It behaves as the function would that it stands for."""
 
     def __init__(self, compiled: Any, mode: Any, switched: Any) -> None:
+        update_wrapper(self, switched)                         # first: it brings what another one has of its own
         super().__init__(compiled.latest, compiled.hooks, mode)
-        update_wrapper(self, switched)                         # first: also what another one has of its own
         self.switched, self.__wrapped__ = switched, compiled
 
     def anew(self, args: tuple, kwargs: dict) -> Any:
