@@ -308,15 +308,21 @@ def _rows(call: Call) -> int:
     return len(given) if 2 * call.bufs[1].nbytes < given.nbytes and all(b.flags.c_contiguous for b in (given, *made)) else 0
 
 
+STREAM = 256 * 1024       # bytes of a gradient that, with all that its step reads and writes, do not stay in a core's cache
+
+
 def with_optimizers(calls: list[Call], private: Callable[[np.ndarray], bool]) -> list[Call]:
     """The gradient of a layer's weights, and then what first becomes of it, as a rule an optimizer's step: side by side, so that
-    the step is run on some rows at a time (pn_call.then): while they are in cache, and by the thread that worked them out."""
+    the step is run on some rows at a time (pn_call.then): while they are in cache, and by the thread that worked them out. Small
+    ones are better left where they are, as they stay in cache, and so does what they are made of."""
     out = list(calls)
     for i in range(len(out) - 1, -1, -1):
         gradient = out[i]
         if gradient.kernel != "dense_grad_w":
             continue
         dw = gradient.bufs[2]
+        if dw.nbytes <= STREAM:
+            continue
         at = next((j for j in range(i + 1, len(out)) if any(Span.of(b).meets(Span.of(dw)) for b in out[j].bufs)), None)
         if at is not None and _goes_by_rows(out[at], gradient) and not any(_disturbs(gradient, c) for c in out[i + 1:at]):
             slot = next(k for k, x in enumerate(out[at].bufs) if start_of(x) == start_of(dw))

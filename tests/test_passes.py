@@ -8,10 +8,10 @@ import pytest
 from cases import BACKENDS
 
 import pyneuro as pn
-from pyneuro import nn, optim
+from pyneuro import nn, optim, passes
 from pyneuro.kernels.signature import KERNELS
 from pyneuro.nn import functional as F
-from pyneuro.passes import PASSES
+from pyneuro.passes import PASSES, STREAM
 
 each_backend = pytest.mark.parametrize("on", BACKENDS, indirect=True)
 ACTIVATIONS = [name for name in F.activation_names() if all(value is not None for _, value in KERNELS[name].attrs)]
@@ -66,7 +66,8 @@ def test_a_layer_and_its_activation_become_one_call(on, activation):
 
 @each_backend
 @pytest.mark.parametrize("name", PASSES)
-def test_each_pass_by_itself(on, name):
+def test_each_pass_by_itself(on, name, monkeypatch):
+    monkeypatch.setattr(passes, "STREAM", 0)                    # the network is small
     before = ["activations"] if name == "rows" else []          # else there are no products side by side
     alone, plan = trained("tanh", [other for other in PASSES if other not in (name, *before)])
     none, longer = trained("tanh", [other for other in PASSES if other not in before])
@@ -177,7 +178,7 @@ def test_rows_that_are_read_on_keep_their_memory_while_others_are_behind(threads
 
 
 @each_backend
-@pytest.mark.parametrize("sizes, batch", [((1000, 301, 7), 40), ((784, 256, 128, 10), 64), ((300, 520, 4), 200), ((5, 3, 2), 1)])
+@pytest.mark.parametrize("sizes, batch", [((1000, 301, 7), 40), ((784, 400, 200, 10), 64), ((300, 520, 4), 200), ((5, 3, 2), 1)])
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_a_step_beside_the_gradient_of_its_weights_has_the_same_bits(on, sizes, batch, threads):
     """It follows part by part: those of the threads that there are, and smaller ones that stay in cache."""
@@ -186,7 +187,8 @@ def test_a_step_beside_the_gradient_of_its_weights_has_the_same_bits(on, sizes, 
     without, longer = steps("relu", "float32", sizes, batch, ["optimizers"])
     assert with_it == without
     beside = [call.kernel for leader, call in pairwise(plan.calls) if call.follows >= 0 and leader.kernel == "dense_grad_w"]
-    assert beside == beside[:1] * (len(sizes) - 1) and beside[0] in ("momentum", "copy"), plan       # as the gradient is kept
+    large = sum(4 * a * b > STREAM for a, b in pairwise(sizes))
+    assert beside == beside[:1] * large and set(beside) <= {"momentum", "copy"}, plan                # as the gradient is kept
     assert sorted(kernels(plan)) == sorted(kernels(longer)) and len(plan.profile(1).seconds) == len(plan.calls)
 
 
@@ -194,7 +196,7 @@ def test_a_step_beside_the_gradient_of_its_weights_has_the_same_bits(on, sizes, 
 def test_a_gradient_that_is_read_before_its_step_stays_where_it_was(on):
     """Clipped by norm it is needed whole, and what steps the parameter twice is a step and another."""
     pn.manual_seed(0)
-    model, twice = nn.Linear(300, 200), nn.Linear(4, 3)
+    model, twice = nn.Linear(300, 300), nn.Linear(4, 3)
     optimizers = [optim.Adam([*model.parameters(), *twice.parameters()]), optim.SGD(twice.parameters(), lr=0.1)]
 
     def step(x):
