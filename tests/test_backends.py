@@ -485,7 +485,7 @@ def gradient(backend, dy, x):
 
 # Around the sizes from which a processor's tiles (AMX) are used, and their edges: batch, features out, and in.
 TILED = [(64, 128, 128), (63, 130, 129), (32, 511, 97), (31, 256, 256), (257, 64, 65), (520, 100, 64), (90, 33, 784), (33, 784, 63),
-         (300, 96, 1500)]
+         (300, 96, 1500), (32, 16400, 66)]
 
 
 @pytest.mark.parametrize("m, n, k", TILED)

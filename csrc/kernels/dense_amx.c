@@ -78,14 +78,16 @@ DEFINE(dense_grad_w)
     float *dw = OUT(T, 2);
     const int64_t panel = parts_of(least(m, DEPTH), TERMS) * TERMS_BYTES;
     const int64_t width = round_up(parts_of(k, parts_of(k, BLOCK_BYTES / panel * SQUARE)), SQUARE);
-    char *rows = pn_scratch(panel + width / SQUARE * panel), *columns = rows + panel;
-    if (!rows) return PN_NO_MEMORY;
+    const size_t bytes = panel + width / SQUARE * panel;
+    if (!pn_scratch(bytes)) return PN_NO_MEMORY;    /* before anything is written */
 
     pn_call bias;                                   /* its gradient is that of a layer without inputs */
     memcpy(&bias, c, pn_call_bytes(c));
     bias.dim[2] = 0, bias.then = NULL;
-    base(&bias);
+    const int status = base(&bias);
+    if (status) return status;
 
+    char *rows = pn_scratch(bytes), *columns = rows + panel;       /* as base may have asked for more */
     const gemm_follower follower = gemm_follower_of(c, 2);
     take_tiles();
     for (int64_t p = 0; p < m; p += DEPTH) {
