@@ -502,6 +502,19 @@ def test_a_gradient_of_weights_is_as_exact_as_a_chain_of_fma(backend, m, n, k):
             assert np.array_equal(db, gradient(NATIVES[-1], dy, x)[1])
 
 
+@pytest.mark.parametrize("positive", [False, True])
+@each_backend
+def test_a_gradient_of_weights_is_as_exact_over_a_long_batch(backend, positive):
+    """What is rounded off does not add up along all of it: sums are cut."""
+    rng = random("long batch", positive)
+    dy, x = (rng.normal(size=(30_000, width)).astype(np.float32) for width in (64, 80))
+    if positive:
+        dy, x = abs(dy), abs(x)
+    exact = dy.T.astype(np.float64) @ x.astype(np.float64)
+    wrong = gradient(backend, dy, x)[0] - exact
+    assert np.sqrt(np.mean(wrong ** 2) / np.mean(exact ** 2)) < 10 * 2.0 ** -24
+
+
 @pytest.mark.parametrize("m, n, k", TILED)
 @each_backend
 def test_a_gradient_of_weights_is_exact_on_integers(backend, m, n, k):

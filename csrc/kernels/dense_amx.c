@@ -16,7 +16,7 @@ enum {
     LEAST_TERMS = 32,                   /* of a batch for which tiles repay what it takes to split its numbers */
     LEAST_SIDE = 64,                    /* rows and columns, likewise */
     LEAST_PRODUCTS = 1 << 20,           /* and m n k */
-    DEPTH = 256,                        /* terms of a panel */
+    DEPTH = 256,                        /* terms of a panel, and of a chain: longer ones add up what they round off */
     BLOCK_BYTES = 1024 * 1024,          /* of split x, which leave half an L2 cache to the rest */
 };
 
@@ -49,13 +49,18 @@ static int by_tiles(const pn_call *c)
     return in_range(largest(IN(T, 0), STRIDE(0, 0), m, n), largest(IN(T, 1), STRIDE(1, 0), m, k));
 }
 
-/* The square at the edge of c. */
-static void edge_square(int64_t terms, const char *a, const char *b, float *c, int64_t ci, int64_t m, int64_t n, int add)
+/* Rows and columns m, n of a square, which end at the edge of c, or are added to it: by way of a buffer. */
+static void buffered_square(int64_t terms, const char *a, const char *b, float *c, int64_t ci, int64_t m, int64_t n, int add)
 {
     _Alignas(64) float whole[SQUARE * SQUARE];
-    if (add) for (int64_t i = 0; i < m; i++) memcpy(whole + i * SQUARE, c + i * ci, n * sizeof(float));
-    square(terms, a, b, whole, SQUARE, add);
-    for (int64_t i = 0; i < m; i++) memcpy(c + i * ci, whole + i * SQUARE, n * sizeof(float));
+    square(terms, a, b, whole, SQUARE);
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j += LANES) {
+            const __mmask16 lanes = n - j >= LANES ? 0xffff : (1 << (n - j)) - 1;
+            const __m512 x = _mm512_load_ps(whole + i * SQUARE + j);
+            float *to = c + i * ci + j;
+            _mm512_mask_storeu_ps(to, lanes, add ? _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, to), x) : x);
+        }
 }
 
 /* Rows i .. i + m of c, as many as a square's, and columns j .. j + n: = or += a b, for panels of split numbers. */
@@ -63,8 +68,8 @@ static void squares(int64_t terms, const char *a, const char *b, float *c, int64
 {
     const int64_t panel = parts_of(terms, TERMS) * TERMS_BYTES;
     for (int64_t j = 0; j < n; j += SQUARE, b += panel, c += SQUARE) {
-        if (m >= SQUARE && n - j >= SQUARE) square(terms, a, b, c, ci, add);
-        else edge_square(terms, a, b, c, ci, m, least(SQUARE, n - j), add);
+        if (!add && m >= SQUARE && n - j >= SQUARE) square(terms, a, b, c, ci);
+        else buffered_square(terms, a, b, c, ci, m, least(SQUARE, n - j), add);
     }
 }
 

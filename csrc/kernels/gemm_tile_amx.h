@@ -91,23 +91,16 @@ static void split_rows(const float *x, int64_t xp, int64_t k, int64_t n, char *t
     for (int i = 0; i < 2 * PARTS; i++) transpose_tile(to + i * TILE_BYTES);
 }
 
-#define FOUR_TILES(do, c, bytes)                                                      \
-    do(0, (c), bytes); do(1, (c) + SIDE, bytes);                                      \
-    do(2, (c) + SIDE * (bytes) / 4, bytes); do(3, (c) + SIDE * (bytes) / 4 + SIDE, bytes)
 #define LOAD_A(part) _tile_loadd(4, a + 2 * (part) * TILE_BYTES, 64); _tile_loadd(5, a + (2 * (part) + 1) * TILE_BYTES, 64)
 #define LOAD_B(part) _tile_loadd(6, b + 2 * (part) * TILE_BYTES, 64); _tile_loadd(7, b + (2 * (part) + 1) * TILE_BYTES, 64)
 #define MULTIPLY                                                                      \
     _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7)
 
-/* A square of c = a b, or += if `add`: for each TERMS of p the products of parts, small ones first. */
-static void square(int64_t terms, const char *a, const char *b, float *c, int64_t ci, int add)
+/* A square of c = a b: for each TERMS of p the products of parts, small ones first. */
+static void square(int64_t terms, const char *a, const char *b, float *c, int64_t ci)
 {
     const int64_t bytes = ci * sizeof(float);
-    if (add) {
-        FOUR_TILES(_tile_loadd, c, bytes);
-    } else {
-        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-    }
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
     for (; terms > 0; terms -= TERMS, a += TERMS_BYTES, b += TERMS_BYTES) {
         LOAD_A(0); LOAD_B(2); MULTIPLY;
         LOAD_B(1); MULTIPLY;
@@ -116,7 +109,8 @@ static void square(int64_t terms, const char *a, const char *b, float *c, int64_
         LOAD_A(2); MULTIPLY;
         LOAD_A(0); MULTIPLY;
     }
-    FOUR_TILES(_tile_stored, c, bytes);
+    _tile_stored(0, c, bytes); _tile_stored(1, c + SIDE, bytes);
+    _tile_stored(2, c + SIDE * ci, bytes); _tile_stored(3, c + SIDE * ci + SIDE, bytes);
 }
 
 /* The tiles of this thread: 16 rows of 64 bytes each. They are given back at the end, so that a change of threads need not
