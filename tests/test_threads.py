@@ -91,6 +91,18 @@ def test_a_kernel_that_cannot_be_cut_is_not(kernel):
     assert make_backend("native").parts(kernel, tuple(bufs), attrs) == 1
 
 
+@pytest.mark.parametrize("kernel", DIVISIBLE)
+def test_a_call_that_one_thread_prepares_can_be_cut_for_more(kernel):
+    """As a plan is recorded by one, and run when there are others."""
+    native = make_backend("native")
+    bufs, attrs = operands(kernel, extents(kernel), np.float32, random(kernel))
+    found = []
+    for n in 1, 2:
+        pn.set_num_threads(n)
+        found.append(native.parts(kernel, tuple(bufs), attrs))
+    assert found[0] == found[1] > 1
+
+
 def test_small_calls_are_left_whole():
     parts = make_backend("native").parts
     x, y = np.ones((64, 64), np.float32), np.ones((64, 64), np.float32)

@@ -469,7 +469,7 @@ cdef void divide(pn_call *c, Row row, double work) noexcept:
     if work < 2 * PART:
         return
     if row.sums:
-        enough = <int64_t>min(work / PART, pn_get_num_threads())
+        enough = <int64_t>min(work / PART, max(pn_get_num_threads(), 2))     # there may be more when it is run than now
     for axis in range(c.rank):
         if c.map or row.parts[axis]:
             parts = cut(c, row, axis)
