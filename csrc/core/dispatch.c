@@ -39,11 +39,14 @@ pn_kernel pn_kernel_of(const pn_table *table, int type, int kernel)
     return isa ? isa->kernel[kernel] : NULL;
 }
 
+/* With what it is based on. */
+static int supported(const pn_isa *isa) { return !isa || (isa->supported() && supported(isa->base)); }
+
 int pn_supported(const pn_table *table)
 {
 #if defined(__x86_64__) || defined(__i386__)
     /* __builtin_cpu_supports also asks XCR0, that is, whether the operating system saves the wide registers. */
     __builtin_cpu_init();
 #endif
-    return table->of_type[PN_F32]->supported() && table->of_type[PN_F64]->supported();
+    return supported(table->of_type[PN_F32]) && supported(table->of_type[PN_F64]);
 }
