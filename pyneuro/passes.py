@@ -207,10 +207,14 @@ def with_derivatives(calls: list[Call], private: Callable[[np.ndarray], bool]) -
                 products[start_of(call.bufs[2])] = len(out)
             out.append(call)
         else:
-            slot = next(k for k, x in enumerate(call.bufs) if start_of(x) == start_of(out[i].bufs[2]))
-            out.insert(i + 1, call._replace(follows=slot))
+            out.insert(i + 1, _following(call, out[i].bufs[2]))
             products = {start: at + (at > i) for start, at in products.items() if at != i}
     return out
+
+
+def _following(call: Call, c: np.ndarray) -> Call:
+    """A call that reads c, to be run part by part on what the call before it writes there."""
+    return call._replace(follows=next(slot for slot, x in enumerate(call.bufs) if start_of(x) == start_of(c)))
 
 
 def _product(call: Call, before: list[Call], products: dict[int, int]) -> int | None:
@@ -325,8 +329,7 @@ def with_optimizers(calls: list[Call], private: Callable[[np.ndarray], bool]) ->
             continue
         at = next((j for j in range(i + 1, len(out)) if any(Span.of(b).meets(Span.of(dw)) for b in out[j].bufs)), None)
         if at is not None and _goes_by_rows(out[at], gradient) and not any(_disturbs(gradient, c) for c in out[i + 1:at]):
-            slot = next(k for k, x in enumerate(out[at].bufs) if start_of(x) == start_of(dw))
-            out[i:at + 1] = [*out[i + 1:at], gradient, out[at]._replace(follows=slot)]
+            out[i:at + 1] = [*out[i + 1:at], gradient, _following(out[at], dw)]
     return out
 
 

@@ -25,10 +25,8 @@ static uint32_t largest(const float *x, int64_t xi, int64_t m, int64_t n)
 {
     __m512i most = _mm512_setzero_si512();
     for (int64_t i = 0; i < m; i++, x += xi)
-        for (int64_t j = 0; j < n; j += LANES) {
-            const __mmask16 lanes = n - j >= LANES ? 0xffff : (1 << (n - j)) - 1;
-            most = _mm512_max_epu32(most, _mm512_castps_si512(_mm512_maskz_loadu_ps(lanes, x + j)) & _mm512_set1_epi32(0x7fffffff));
-        }
+        for (int64_t j = 0; j < n; j += LANES)
+            most = _mm512_max_epu32(most, (__m512i)vabs(vload_part(x + j, least(LANES, n - j))));
     return _mm512_reduce_max_epu32(most);
 }
 
@@ -56,10 +54,11 @@ static void buffered_square(int64_t terms, const char *a, const char *b, float *
     square(terms, a, b, whole, SQUARE);
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j += LANES) {
-            const __mmask16 lanes = n - j >= LANES ? 0xffff : (1 << (n - j)) - 1;
-            const __m512 x = _mm512_load_ps(whole + i * SQUARE + j);
+            const int64_t lanes = least(LANES, n - j);
             float *to = c + i * ci + j;
-            _mm512_mask_storeu_ps(to, lanes, add ? _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, to), x) : x);
+            vec x = vload(whole + i * SQUARE + j);
+            if (add) x = vload_part(to, lanes) + x;
+            vstore_part(to, x, lanes);
         }
 }
 

@@ -32,10 +32,10 @@ INLINE void split(__m512 x, __m512 y, __m512i part[PARTS])
     }
 }
 
-/* SIDE columns of row p of x, of those that there are; 0 beyond. */
-INLINE __m512 row_of(const float *x, int64_t xp, int64_t p, int64_t k, __mmask16 columns)
+/* The first columns of row p of x, if there is one; 0 beyond. */
+INLINE __m512 row_of(const float *x, int64_t xp, int64_t p, int64_t k, int64_t columns)
 {
-    return p < k ? _mm512_maskz_loadu_ps(columns, x + p * xp) : _mm512_setzero_ps();
+    return p < k ? (__m512)vload_part(x + p * xp, columns) : _mm512_setzero_ps();
 }
 
 /* Parts of the first TERMS of k values of p, for the first SQUARE of n columns of x[p, j]; 0 beyond. Terms that are SIDE apart are a pair: so rows
@@ -43,7 +43,7 @@ INLINE __m512 row_of(const float *x, int64_t xp, int64_t p, int64_t k, __mmask16
 static void split_columns(const float *x, int64_t xp, int64_t k, int64_t n, char *to)
 {
     for (int h = 0; h < 2; h++, n -= SIDE, x += SIDE, to += TILE_BYTES) {
-        const __mmask16 columns = n >= SIDE ? 0xffff : n <= 0 ? 0 : (1 << n) - 1;
+        const int64_t columns = n <= 0 ? 0 : least(n, SIDE);
         for (int p = 0; p < SIDE; p++) {
             __m512i part[PARTS];
             split(row_of(x, xp, p, k, columns), row_of(x, xp, p + SIDE, k, columns), part);
@@ -52,6 +52,7 @@ static void split_columns(const float *x, int64_t xp, int64_t k, int64_t n, char
         }
     }
 }
+
 /* A tile, its rows and columns of 32 bits exchanged. */
 INLINE void transpose_tile(char *tile)
 {

@@ -33,7 +33,7 @@ from .timing import (
     measure,
 )
 
-VECTOR_ISAS = ("amx", "avx512", "avx2", "neon")              # gates bind where one of these runs
+VECTOR_ISAS = ("amx", "avx512", "avx2", "neon")       # gates bind where one of these runs
 
 
 @contextmanager
