@@ -55,7 +55,7 @@ typedef struct {
    Where parts > 1, the call may be cut along dim[cut] into so many parts, each worth a thread's while; a part of
                           that axis gives the bits of the whole. along[slot] is the slot's axis that is cut, or -1. */
 typedef struct pn_call {
-    int32_t kernel;
+    int   (*run)(const struct pn_call *);        /* the kernel; NULL: the table has none */
     uint8_t type;        /* element type of the call */
     uint8_t type2;       /* element type of the slots marked /t */
     uint8_t rank;        /* axes in dim[] */
@@ -68,7 +68,6 @@ typedef struct pn_call {
     uint8_t span;
     int8_t  along[PN_MAX_BUF];
     const struct pn_call *then, *whole;
-    int   (*then_kernel)(const struct pn_call *);
     int64_t dim[PN_MAX_RANK];
     double  attr[PN_MAX_ATTR];
     uint8_t size[PN_MAX_BUF];        /* bytes of one element of each slot */
@@ -104,7 +103,7 @@ pn_kernel pn_kernel_of(const pn_table *, int type, int kernel);      /* NULL: th
 /* core/run.c: runs calls until one fails; *failed is then its position. Flushes denormals meanwhile if asked, and cuts
    calls into parts where there are threads for it. */
 size_t pn_call_bytes(const pn_call *);
-int    pn_run(const pn_table *, const pn_call *, int64_t count, int flush_denormals, int64_t *failed);
+int    pn_run(const pn_call *, int64_t count, int flush_denormals, int64_t *failed);
 
 /* core/threads.c: how many threads a call may use, this one included, and at most; by default as many as the process
    has cores, but no more than the quota, if it has one (0: none). */

@@ -1,7 +1,7 @@
 # Types for the hot path of replay.py, which is the code, and runs without this as well.
 cimport cython
 from pyneuro.graph cimport is_grad_enabled
-from pyneuro.kernels._native cimport Effects as Happening, Looks as Seen, Runnable, TensorBase as Fields, alike, current_backend, fresh, same_layout
+from pyneuro.kernels._native cimport Effects as Happening, Looks as Seen, Runnable, TensorBase as Fields, current_backend, fresh, renew, same_layout
 
 @cython.final
 cdef class Lease:
@@ -16,13 +16,13 @@ cdef class Argument:
 
 @cython.final
 cdef class Replay:
-    cdef public object backend, gradients, make, dtype
+    cdef public object backend, gradients, make
     cdef public Seen looks, sources
     cdef public Happening effects
     cdef public list arguments, entries, slow, others, tensors, before, tables, steps, optimizers, outputs, results, shared, packs
-    cdef public list argument_versions, free
+    cdef public list argument_versions, free, older, newer
     cdef public Py_ssize_t count, stop
-    cdef public bint grad_mode, busy, plain, silent
+    cdef public bint grad_mode, busy, plain, silent, again
 
     @cython.locals(t=Fields, argument=Argument, i=Py_ssize_t, j=Py_ssize_t, recorded=bint)
     cpdef bint suits(self, tuple args, mode)
@@ -37,10 +37,13 @@ cdef class Replay:
 
     cpdef attempt(self, tuple args, mode)
 
-    @cython.locals(t=Fields, more=Py_ssize_t, i=Py_ssize_t, program=Runnable, made=list, out=list)
+    @cython.locals(t=Fields, more=Py_ssize_t, i=Py_ssize_t, program=Runnable, made=list, out=list, arrays=list)
     cpdef list run(self, args)
 
-    @cython.locals(t=Fields, program=Runnable)
+    @cython.locals(program=Runnable)
+    cdef bint moved(self, args)
+
+    @cython.locals(program=Runnable)
     cpdef bint clashes(self, args)
 
     @cython.locals(t=Fields, root=Fields)

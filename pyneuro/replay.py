@@ -21,10 +21,10 @@ from .kernels import (
     Native,
     TensorBase,
     alias_at,
-    alike,
     current_backend,
     empty,
     fresh,
+    renew,
     same_layout,
     watchers,
 )
@@ -33,6 +33,7 @@ from .tensor import Tensor, _Defaults
 
 PLAIN = (type(None), bool, int, float, str, bytes)
 MISSING = object()
+SMALL = 64 * 1024                        # bytes of results that are kept to be used again
 
 
 def same(a: Any, b: Any) -> bool:
@@ -220,7 +221,7 @@ class Replay:
     def __init__(self, backend: Any, arguments: list, entries: list, tensors: list, before: list, tables: list, steps: list,
                  outputs: list, results: list, effects: Effects, shared: list, packs: list, argument_versions: list, stop: int,
                  gradients: Any, make: Any) -> None:
-        self.backend, self.grad_mode, self.dtype = backend, is_grad_enabled(), _Defaults.dtype
+        self.backend, self.grad_mode = backend, is_grad_enabled()
         self.arguments = arguments
         self.count = len(arguments)
         self.entries, self.tensors, self.before, self.tables, self.optimizers = entries, tensors, before, tables, steps
@@ -232,11 +233,16 @@ class Replay:
         self.plain = gradients is None and numbers == list(range(self.count, self.count + len(outputs)))
         self.free = [make()]
         self.busy = False
+        # Small arrays of results are used again where nobody has them any more, as to make them takes as long as much of a
+        # small plan: those of the run before the last, since what the last one returned is often still there.
+        self.again = sum(layout.nbytes for layout in results) <= SMALL
+        self.older, self.newer = list(results), list(results)
         quick = [(look, e) for e in entries for look in look_at([e])]
         self.others = [e for e in entries if not look_at([e])]
-        looks = [("tensor", t) for t in tensors] + [("grad", t, array) for t, array in before] + [("keys", t) for t in tables]
+        looks = [("item", vars(_Defaults), "dtype", _Defaults.dtype), *[("tensor", t) for t in tensors],
+                 *[("grad", t, array) for t, array in before], *[("keys", t) for t in tables]]
         found = [*((look, None) for look in looks), *quick]
-        found.sort(key=lambda pair: id(pair[0][1]))           # those at one dict together
+        found.sort(key=lambda pair: (pair[0][0] not in ("item", "keys"), id(pair[0][1])))     # first those at dicts, one by one
         self.looks = Looks([look for look, _ in found], MISSING)
         self.slow = [e for _, e in found]                     # what decides where a look finds something else
         # Whether, where no look finds anything else, nothing is run that may ask for the grad mode.
@@ -249,7 +255,7 @@ class Replay:
         other = Replay(self.backend, self.arguments, self.entries, self.tensors, self.before, self.tables, self.optimizers,
                        self.outputs, self.results, self.effects, self.shared, self.packs, self.argument_versions, self.stop,
                        self.gradients, make)
-        other.grad_mode, other.dtype = self.grad_mode, self.dtype
+        other.grad_mode = self.grad_mode
         other.looks, other.sources, other.steps = self.looks, self.sources, list(self.steps)     # what stood there then
         return other
 
@@ -280,8 +286,7 @@ class Replay:
             if j != argument.first:
                 return False
         current = current_backend()
-        return _Defaults.dtype is self.dtype and (
-            current is self.backend or (type(current) in (Native, Reference) and current.name == self.backend.name))
+        return current is self.backend or (type(current) in (Native, Reference) and current.name == self.backend.name)
 
     def fits(self) -> bool:
         """Whether all that Python read while it was recorded is as it was; optimizers' numbers are brought up to date."""
@@ -314,6 +319,13 @@ class Replay:
         """Whether it fits, and can tell and run without anything that may ask for the grad mode."""
         return self.silent and self.looks.changed(0) < 0 and self.sources.changed(0) < 0
 
+    def moved(self, args: Any) -> bool:
+        """Whether an argument may lie elsewhere than when the plan last ran."""
+        if not self.free:
+            return True
+        program = self.free[-1]
+        return program.moved(args)
+
     def clashes(self, args: Any) -> bool:
         """Whether an argument lies in memory that the plan writes otherwise than when it was recorded."""
         if not self.free:
@@ -324,8 +336,8 @@ class Replay:
     def attempt(self, args: tuple, mode: Any) -> Any:
         """What the function returned, if the plan is the right one for these arguments; else None. mode: of gradients, where
         it has not been set for this call; None: the current one."""
-        if self.suits(args, mode) and (self.fits() if mode is None else self.untouched()) and not self.clashes(args):
-            return self.run(args)
+        if self.suits(args, mode) and (self.fits() if mode is None else self.untouched()):
+            return None if self.moved(args) and self.clashes(args) else self.run(args)
         return None
 
     def run(self, args: Any) -> list:
@@ -342,9 +354,13 @@ class Replay:
                     program.bind(i, t.array)
                     i += 1
                 made = []                # tensors of whole results; what is returned shares their storage
-                for layout in self.results:
-                    t = fresh(alike(layout))
-                    program.bind(i, t.array)
+                arrays = self.older if self.again else list(self.results)
+                renew(arrays, self.results)
+                if self.again:
+                    self.older, self.newer = self.newer, arrays
+                for array in arrays:
+                    t = fresh(array)
+                    program.bind(i, array)
                     made.append(t)
                     i += 1
                 program.run(0, self.stop)

@@ -6,6 +6,7 @@ on the way in by `from_numpy` or on the way out by `numpy()`.
 
 import math
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -61,9 +62,7 @@ class device:
 CPU = device()
 
 
-class _Defaults:
-    dtype = _FLOATS[0]
-    precision = "highest"
+_Defaults = SimpleNamespace(dtype=_FLOATS[0], precision="highest")
 
 
 def get_default_dtype() -> np.dtype:

@@ -597,7 +597,7 @@ def test_optimizer_kernels_with_every_switch(kernel, dtype, backend):
     changes = [{name: 1 - HYPER[name]} for name in SWITCHES if name in names]
     changes += [{name: 0} for name in ("weight_decay", "momentum") if name in names] + [{"step": 1}]
     for change in changes:
-        bufs, attrs = operands(kernel, 33, dtype, random(kernel))
+        bufs, attrs = operands(kernel, 131, dtype, random(kernel))
         if change.get("centered"):                         # a mean of squares is no less than the square of the mean
             bufs[1] += 3
         bufs[-1] = hyper(kernel, len(bufs[-1]), **change)

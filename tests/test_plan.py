@@ -31,6 +31,7 @@ import pyneuro as pn
 import pyneuro.nn.functional as F
 from pyneuro import nn, optim
 from pyneuro.autograd import functional, grad
+from pyneuro.kernels import isas, renew
 from pyneuro.nn.module import Parameter
 from pyneuro.nn.utils import clip_grad_norm_, clip_grad_value_
 from pyneuro.ops import OPS
@@ -1666,6 +1667,29 @@ def test_arguments_that_share_memory_with_what_is_read(on):
         assert bits((outcome(compiled, held[start:start + 4] if start is not None else pn.zeros(4)), held)) == want
 
 
+@each_backend
+def test_an_argument_that_moves_to_what_is_written(on):
+    x, counts = pn.randn(4, 3), pn.tensor([0, 1, 0, 1])
+    layer = nn.Linear(3, 3)
+
+    def fn(labels):
+        layer.zero_grad()
+        loss = F.cross_entropy(layer(x), labels)
+        counts.add_(1)
+        loss.backward()
+        return loss.detach(), layer.weight.grad
+
+    compiled = pn.compile(fn)
+    for given in (pn.tensor([0, 1, 2, 0]), pn.tensor([2, 1, 1, 0]), counts, pn.tensor([2, 1, 1, 0])):
+        results = []
+        for run in (fn, compiled):
+            counts.copy_(pn.tensor([0, 1, 0, 1]))
+            results.append(outcome(run, given))
+        want, got = results
+        assert got is want if isinstance(want, type) else bits(got) == bits(want)
+        assert isinstance(want, type) == (given is counts)
+
+
 def test_an_argument_that_is_a_parameter():
     world = twins(2)
     model, optimizer = world.model, world.optimizer
@@ -1764,6 +1788,41 @@ def test_results_are_what_they_were_on_the_next_call():
     a = compiled(vector(1, 2))
     compiled(vector(3, 4))
     assert bits(a) == bits((vector(2, 3), vector(4)))
+
+
+@pytest.mark.parametrize("hold", [
+    lambda t: t, lambda t: t.detach(), lambda t: t[1:], lambda t: t.T, lambda t: t.array, lambda t: t.numpy()[1:], memoryview,
+    np.from_dlpack, lambda t: t.storage and t.reshape(1, 3), lambda t: iter(t.array),
+], ids=["tensor", "detached", "part", "transposed", "array", "part of the array", "memory", "DLPack", "reshaped", "iterator"])
+def test_what_is_still_held_of_a_result_is_nobody_elses(hold):
+    compiled = pn.compile(lambda x: (x * 2, x + 1))
+    given = [vector(i, i + 1, i + 2) for i in range(8)]
+    held = [[hold(t) for t in compiled(x)] for x in given]
+    want = [[hold(t) for t in (x * 2, x + 1)] for x in given]
+    assert [[list(np.ravel(list(h))) for h in row] for row in held] == [[list(np.ravel(list(h))) for h in row] for row in want]
+
+
+@pytest.mark.skipif("baseline" not in isas(), reason="without the extension every array is new")
+def test_arrays_are_renewed_unless_they_are_nobody_elses():
+    layouts = [np.empty((2, 3), np.float32), np.empty(400)]
+    arrays = list(layouts)
+    renew(arrays, layouts)
+    assert not any(a is b for a in arrays for b in layouts)
+    first = list(map(id, arrays))
+    renew(arrays, layouts)
+    assert list(map(id, arrays)) == first
+    held = arrays[0], arrays[1].base
+    renew(arrays, layouts)
+    assert arrays[0] is not held[0] and arrays[1].base is not held[1]
+    for dtype in (">f4", "i4", np.dtype("f4", metadata={"of": "somebody"})):
+        arrays[0].dtype = dtype
+        arrays[1].flags.writeable = False
+        renew(arrays, layouts)
+        for a, layout in zip(arrays, layouts):
+            assert (a.shape, a.dtype.str, a.dtype.metadata, a.flags.writeable) == (layout.shape, layout.dtype.str, None, True)
+    seen = weakref.ref(arrays[0])
+    renew(arrays, layouts)
+    assert seen() is None
 
 
 # --------------------------------------------------------------------------------------------------------------- failures

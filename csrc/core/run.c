@@ -70,7 +70,7 @@ static void move(void *to, int64_t to_step, const void *from, int64_t from_step,
 
 /* One loop with strides: strided operands are gathered, a block at a time, and written ones scattered. Memory that is
    two operands, in place, is gathered twice, before any of these elements is written. */
-static int run_strided(pn_kernel kernel, const pn_call *row)
+static int run_strided(const pn_call *row)
 {
     _Alignas(64) char block[PN_MAX_BUF][BLOCK * sizeof(double)];
     pn_call c;
@@ -89,7 +89,7 @@ static int run_strided(pn_kernel kernel, const pn_call *row)
             if (direct(stride)) c.buf[i].data = at;
             else if (c.written[i] != 1) move(block[i], 1, at, stride, c.dim[0], c.size[i]);
         }
-        int status = kernel(&c);
+        int status = c.run(&c);
         if (status) return status;
         for (int i = 0; i < c.buffers; i++) {
             int64_t stride = row->buf[i].stride[0];
@@ -101,12 +101,12 @@ static int run_strided(pn_kernel kernel, const pn_call *row)
 }
 
 /* A call of any rank: the outer axes turn like an odometer, the last one is the kernel's loop. */
-static int run_map(pn_kernel kernel, const pn_call *c)
+static int run_map(const pn_call *c)
 {
     int strided = 0, last = c->rank - 1;
     for (int axis = 0; axis <= last; axis++) if (c->dim[axis] == 0) return PN_OK;
     for (int i = 0; last >= 0 && i < c->buffers; i++) strided |= !direct(c->buf[i].stride[last]);
-    if (last == 0) return strided ? run_strided(kernel, c) : kernel(c);
+    if (last == 0) return strided ? run_strided(c) : c->run(c);
 
     pn_call row;
     memcpy(&row, c, pn_call_bytes(c));
@@ -116,7 +116,7 @@ static int run_map(pn_kernel kernel, const pn_call *c)
 
     int64_t turn[PN_MAX_RANK] = {0};
     for (;;) {
-        int status = strided ? run_strided(kernel, &row) : kernel(&row);
+        int status = strided ? run_strided(&row) : row.run(&row);
         if (status) return status;
         int axis = last - 1;
         for (; axis >= 0; axis--) {
@@ -130,20 +130,18 @@ static int run_map(pn_kernel kernel, const pn_call *c)
     }
 }
 
-static int run_whole(const pn_table *table, const pn_call *c)
+static int run_whole(const pn_call *c)
 {
-    const pn_kernel kernel = pn_kernel_of(table, c->type, c->kernel);
-    if (!kernel) return PN_NO_KERNEL;
-    return c->map ? run_map(kernel, c) : kernel(c);
+    if (!c->run) return PN_NO_KERNEL;
+    return c->map ? run_map(c) : c->run(c);
 }
 
 static const pn_call *after(const pn_call *c) { return (const pn_call *)((const char *)c + pn_call_bytes(c)); }
 
 /* Calls in parts. */
 typedef struct {
-    const pn_table *table;
-    const pn_call  *first;
-    int             span, parts, flush_denormals;
+    const pn_call *first;
+    int            span, parts, flush_denormals;
 } divided;
 
 /* Where a part begins: at whole vectors and cache lines, as far as the parts are longer than that. */
@@ -180,7 +178,7 @@ static int run_part(void *what, int number)
         for (int i = 0; i < c.buffers; i++)
             if (c.along[i] >= 0) c.buf[i].data = (char *)c.buf[i].data + start * c.buf[i].stride[c.along[i]] * c.size[i];
         merge_rows(&c);
-        status = run_whole(d->table, &c);
+        status = run_whole(&c);
         if (whole->then) whole = whole->then, k++;
     }
     if (d->flush_denormals) restore(mode);
@@ -188,17 +186,17 @@ static int run_part(void *what, int number)
 }
 
 /* Runs c, or as many calls after it as its span says where that is cut; how many it were. */
-static int run_calls(const pn_table *table, const pn_call *c, int64_t *count, int flush_denormals)
+static int run_calls(const pn_call *c, int64_t *count, int flush_denormals)
 {
     const int threads = c->parts > 1 ? pn_reserve() : 1, most = c->map ? PARTS_EACH * threads : threads;
     const int64_t alone = 1 + (c->then != NULL);
     *count = threads > 1 && c->span > alone && c->span <= *count ? c->span : alone;
-    if (threads == 1) return run_whole(table, c);
-    divided d = {table, c, (int)*count, c->parts < most ? c->parts : most, flush_denormals};
+    if (threads == 1) return run_whole(c);
+    divided d = {c, (int)*count, c->parts < most ? c->parts : most, flush_denormals};
     return pn_parallel(run_part, &d, d.parts);
 }
 
-int pn_run(const pn_table *table, const pn_call *calls, int64_t count, int flush_denormals, int64_t *failed)
+int pn_run(const pn_call *calls, int64_t count, int flush_denormals, int64_t *failed)
 {
     fp_mode mode = 0;
     int status = PN_OK;
@@ -206,7 +204,7 @@ int pn_run(const pn_table *table, const pn_call *calls, int64_t count, int flush
     const pn_call *c = calls;
     for (int64_t i = 0, ran; i < count; i += ran) {
         ran = count - i;
-        status = run_calls(table, c, &ran, flush_denormals);
+        status = run_calls(c, &ran, flush_denormals);
         if (status) {
             *failed = i;
             break;

@@ -35,34 +35,51 @@ INLINE void dense_bias(T *z, int64_t n, const T *bias, int64_t width, int relu)
 
 /* Ends a row of n <= DENSE_COLUMNS elements, or several without a gap; z holds the products. Works in `buffer` where not
    contiguous. */
-static void dense_row(const dense_end *e, T *z, T *y, int64_t n, const T *bias, int64_t width, T *buffer)
+static void dense_row(const dense_end *e, T *z, int64_t zj, T *y, int64_t yj, int64_t n, const T *bias, int64_t width,
+                      T *buffer)
 {
     int keep = y != z, relu = e->activation == row_relu && !keep;
     T *row = z;
 
-    if (e->zj != 1) {
+    if (zj != 1) {
         row = buffer;
-        for (int64_t j = 0; j < n; j++) row[j] = z[j * e->zj];
+        for (int64_t j = 0; j < n; j++) row[j] = z[j * zj];
     }
     if (relu) dense_bias(row, n, bias, width, 1);
     else dense_bias(row, n, bias, width, 0);
     if (keep) {
         if (row != z)
-            for (int64_t j = 0; j < n; j++) z[j * e->zj] = row[j];
-        T *to = e->yj == 1 ? y : buffer;
+            for (int64_t j = 0; j < n; j++) z[j * zj] = row[j];
+        T *to = yj == 1 ? y : buffer;
         if (to != row) memcpy(to, row, n * sizeof(T));
         row = to;
     }
     if (!relu && e->activation != row_identity) e->activation(row, n, e->attrs);
     if (row == buffer)
-        for (int64_t j = 0; j < n; j++) y[j * e->yj] = row[j];
+        for (int64_t j = 0; j < n; j++) y[j * yj] = row[j];
 }
 
-/* Ends rows i .. i + m, columns j .. j + n. Rows without a gap are one, for which the bias is repeated until it is made
+/* Ends rows i .. i + m, columns j .. j + n, where columns are without gaps and rows are not: of each a row. */
+static void dense_finish_columns(const dense_end *e, int64_t i, int64_t m, int64_t j, int64_t n)
+{
+    T bias[DENSE_COLUMNS], buffer[DENSE_COLUMNS];
+    for (int64_t q = j; q < j + n; q++)
+        for (int64_t r = i, rows; r < i + m; r += rows) {
+            rows = least(DENSE_COLUMNS, i + m - r);
+            for (int64_t p = 0; p < rows; p += LANES) vstore_most(bias + p, vset(e->bias[q * e->bj]), rows - p);
+            dense_row(e, e->z + r + q * e->zj, 1, e->y + r + q * e->yj, 1, rows, bias, rows, buffer);
+        }
+}
+
+/* The same in general. Rows without a gap are one, for which the bias is repeated until it is made
    of whole vectors. */
 static void dense_finish(const void *what, int64_t i, int64_t m, int64_t j, int64_t n)
 {
     const dense_end *e = what;
+    if (e->zi == 1 && e->yi == 1 && e->zj != 1) {
+        dense_finish_columns(e, i, m, j, n);
+        return;
+    }
     T bias_row[DENSE_COLUMNS], buffer[DENSE_COLUMNS];
 
     for (int64_t end = j + n, columns; j < end; j += columns) {
@@ -77,7 +94,8 @@ static void dense_finish(const void *what, int64_t i, int64_t m, int64_t j, int6
         for (; run && width % LANES && width < m * columns && 2 * width <= DENSE_COLUMNS; width *= 2)
             memcpy(bias_row + width, bias_row, width * sizeof(T));
         for (int64_t r = i; r < i + m; r += rows)
-            dense_row(e, e->z + r * e->zi + j * e->zj, e->y + r * e->yi + j * e->yj, rows * columns, bias, width, buffer);
+            dense_row(e, e->z + r * e->zi + j * e->zj, e->zj, e->y + r * e->yi + j * e->yj, e->yj, rows * columns, bias, width,
+                      buffer);
     }
 }
 
@@ -85,7 +103,8 @@ static void dense_finish(const void *what, int64_t i, int64_t m, int64_t j, int6
 static int dense(const pn_call *c, int y, pn_row_value activation)
 {
     int64_t m = c->dim[0], k = c->dim[1], n = c->dim[2];
-    gemm_plan g = gemm_make(m, n, k, STRIDE(0, 0), STRIDE(0, 1), STRIDE(1, 1), STRIDE(1, 0),
+    gemm_plan g;
+    gemm_make(&g, m, n, k, STRIDE(0, 0), STRIDE(0, 1), STRIDE(1, 1), STRIDE(1, 0),
                             STRIDE(3, 0), STRIDE(3, 1));
     dense_end end = {
         .z = OUT(T, 3), .zi = STRIDE(3, 0), .zj = STRIDE(3, 1),
@@ -130,8 +149,31 @@ INLINE void dense_sums(int whole, int vecs, const T *x, int64_t xi, int64_t xj, 
     for (int v = 0; v < vecs; v++) vscatter(y + v * LANES * yj, yj, total[v], whole ? LANES : n);
 }
 
+/* The same of columns that are each contiguous: four at a time, number by number. */
+static void dense_sums_down(const T *x, int64_t xj, int64_t m, int64_t n, T *y, int64_t yj)
+{
+    for (int64_t j = 0; j < n; j += 4) {
+        const T *column[4];
+        T total[4] = {0};
+        for (int q = 0; q < 4; q++) column[q] = x + least(j + q, n - 1) * xj;
+        for (int64_t cut = 0; cut < m; cut += CUT) {
+            T sum[4] = {0};
+            for (int64_t i = cut; i < least(cut + CUT, m); i++)
+#pragma GCC unroll 4
+                for (int q = 0; q < 4; q++) sum[q] += column[q][i];
+#pragma GCC unroll 4
+            for (int q = 0; q < 4; q++) total[q] += sum[q];
+        }
+        for (int64_t q = 0; q < least(4, n - j); q++) y[(j + q) * yj] = total[q];
+    }
+}
+
 static void dense_column_sums(const T *x, int64_t xi, int64_t xj, int64_t m, int64_t n, T *y, int64_t yj)
 {
+    if (xi == 1 && xj != 1) {
+        dense_sums_down(x, xj, m, n, y, yj);
+        return;
+    }
     const int64_t whole = xj == 1 ? n / LANES * LANES : 0;
     int64_t j = 0;
     for (; j + 4 * LANES <= whole; j += 4 * LANES) dense_sums(1, 4, x + j, xi, 1, m, 4 * LANES, y + j * yj, yj);
@@ -165,7 +207,8 @@ DEFINE(dense_grad_w)
     const gemm_follower follower = gemm_follower_of(c, 2);
     for (int64_t i = 0; i < n; i += piece) {
         const int64_t rows = least(piece, n - i);
-        gemm_plan g = gemm_make(rows, k, m, STRIDE(0, 1), STRIDE(0, 0), STRIDE(1, 0), STRIDE(1, 1),
+        gemm_plan g;
+    gemm_make(&g, rows, k, m, STRIDE(0, 1), STRIDE(0, 0), STRIDE(1, 0), STRIDE(1, 1),
                                 STRIDE(2, 0), STRIDE(2, 1));
         int status = gemm(&g, IN(T, 0) + i * STRIDE(0, 1), IN(T, 1), OUT(T, 2) + i * STRIDE(2, 0), NULL);
         if (status) return status;

@@ -5,7 +5,6 @@
 /* The end of a product that another call follows. */
 typedef struct {
     const pn_call *then;
-    pn_kernel kernel;
     int64_t first, ci;          /* where c begins in what `then` works on, in elements; and its rows in c */
 } gemm_follower;
 
@@ -13,14 +12,14 @@ typedef struct {
 static gemm_follower gemm_follower_of(const pn_call *c, int slot)
 {
     if (!c->then) return (gemm_follower){0};
-    return (gemm_follower){c->then, c->then_kernel, OUT(T, slot) - (T *)c->then->buf[c->then_slot].data, STRIDE(slot, 0)};
+    return (gemm_follower){c->then, OUT(T, slot) - (T *)c->then->buf[c->then_slot].data, STRIDE(slot, 0)};
 }
 
 static void gemm_follow(const void *what, int64_t i, int64_t m, int64_t j, int64_t n)
 {
     const gemm_follower *f = what;
     if (n == f->ci && m * n == f->then->dim[0]) {
-        f->kernel(f->then);
+        f->then->run(f->then);
         return;
     }
     pn_call part;
@@ -31,7 +30,7 @@ static void gemm_follow(const void *what, int64_t i, int64_t m, int64_t j, int64
         int64_t at = f->first + r * f->ci + j;
         for (int b = 0; b < part.buffers; b++)
             if (part.buf[b].stride[0]) part.buf[b].data = (char *)f->then->buf[b].data + at * part.size[b];
-        f->kernel(&part);
+        part.run(&part);
     }
 }
 

@@ -61,7 +61,7 @@ typedef struct {
 INLINE int aliased(int64_t stride) { return stride != 0 && stride * (int64_t)sizeof(T) % 4096 == 0; }
 
 /* Whether it repays to pack both a and b. */
-INLINE int large(int64_t m, int64_t n, int64_t k) { return k > 0 && m * n >= PACK_TERMS / least(k, PACK_TERMS); }
+INLINE int large(int64_t m, int64_t n, int64_t k) { return (double)m * (double)n * (double)k >= PACK_TERMS; }
 
 /* Of one way to multiply, roughly, in vector FMAs: few_rows, which transpose each vector of b; or the tiles, packing
    b by transposing where bj is not 1, and likewise writing c, a large one once for each cut. */
@@ -98,37 +98,37 @@ static int sweeps(const gemm_plan *g)
 /* b is packed if its unit stride is not along the vectors; otherwise only if enough rows of a use it to repay
    that, and it leaves the L2 cache or its rows evict each other. Likewise a, whose reuse is the number of
    panels. */
-static gemm_plan gemm_make(int64_t m, int64_t n, int64_t k, int64_t ai, int64_t ap, int64_t bp, int64_t bj,
-                           int64_t ci, int64_t cj)
+/* Into *g: a copy of what was just written in other sizes would wait until that has left the core. */
+static void gemm_make(gemm_plan *g, int64_t m, int64_t n, int64_t k, int64_t ai, int64_t ap, int64_t bp, int64_t bj,
+                      int64_t ci, int64_t cj)
 {
-    gemm_plan g = {.m = m, .n = n, .k = k, .ai = ai, .ap = ap, .bp = bp, .bj = bj, .ci = ci, .cj = cj};
-    if (m == 1) g.ai = g.ci = 1;
-    if (n == 1) g.bj = g.cj = 1;
-    if (gemm_cost(n, m, k, g.ai, g.ci) < gemm_cost(m, n, k, g.bj, g.cj))
-        g = (gemm_plan){.m = n, .n = m, .k = k, .swapped = 1,
-                        .ai = g.bj, .ap = bp, .bp = ap, .bj = g.ai, .ci = g.cj, .cj = g.ci};
+    if (m == 1) ai = ci = 1;
+    if (n == 1) bj = cj = 1;
+    const int swapped = gemm_cost(n, m, k, ai, ci) < gemm_cost(m, n, k, bj, cj);
+    *g = (gemm_plan){.k = k, .swapped = swapped, .m = swapped ? n : m, .n = swapped ? m : n,
+                     .ai = swapped ? bj : ai, .ap = swapped ? bp : ap, .bp = swapped ? ap : bp, .bj = swapped ? ai : bj,
+                     .ci = swapped ? cj : ci, .cj = swapped ? ci : cj};
 
-    int64_t bytes_a = g.m * k * (int64_t)sizeof(T), bytes_b = k * g.n * (int64_t)sizeof(T);
-    g.few = g.m <= FEW && g.bj != 1 && g.bp == 1;
-    g.sweep = sweeps(&g);
-    if (g.sweep) g.buffer_elements = FEW * SWEEP_COLUMNS;
-    else if (g.few && g.ap != 1) g.buffer_elements = g.m * k;
-    if (g.few || g.sweep) return g;
+    int64_t bytes_a = g->m * k * (int64_t)sizeof(T), bytes_b = k * g->n * (int64_t)sizeof(T);
+    g->few = g->m <= FEW && g->bj != 1 && g->bp == 1;
+    g->sweep = sweeps(g);
+    if (g->sweep) g->buffer_elements = FEW * SWEEP_COLUMNS;
+    else if (g->few && g->ap != 1) g->buffer_elements = g->m * k;
+    if (g->few || g->sweep) return;
 
-    int64_t panels = parts_of(g.n, TILE_VECS * LANES);
-    g.pack_b = g.bj != 1 || (g.m > 4 * TILE_ROWS && (aliased(g.bp) || bytes_b > SMALL_BYTES));
-    g.pack_a = g.m > TILE_FEW && ((panels > 2 && aliased(g.ai)) || (panels > 4 && bytes_a > 2 * SMALL_BYTES)
-                                  || (panels >= STRIDED_PANELS && g.ap != 1));
-    if (panels > 4 && g.m > 4 * TILE_ROWS && large(g.m, g.n, k))
-        g.pack_a = g.pack_b = 1;
-    g.block_rows = least(g.m, BLOCK_ROWS), g.block_columns = g.n, g.block_depth = k;
-    if (g.pack_a) gemm_block_sizes(&g);
+    int64_t panels = parts_of(g->n, TILE_VECS * LANES);
+    g->pack_b = g->bj != 1 || (g->m > 4 * TILE_ROWS && (aliased(g->bp) || bytes_b > SMALL_BYTES));
+    g->pack_a = g->m > TILE_FEW && ((panels > 2 && aliased(g->ai)) || (panels > 4 && bytes_a > 2 * SMALL_BYTES)
+                                  || (panels >= STRIDED_PANELS && g->ap != 1));
+    if (panels > 4 && g->m > 4 * TILE_ROWS && large(g->m, g->n, k))
+        g->pack_a = g->pack_b = 1;
+    g->block_rows = least(g->m, BLOCK_ROWS), g->block_columns = g->n, g->block_depth = k;
+    if (g->pack_a) gemm_block_sizes(g);
 
-    int64_t width = (g.m <= TILE_FEW ? TILE_WIDE : TILE_VECS) * LANES;
-    if (!g.panel_elements && (g.pack_b || g.n % LANES)) g.panel_elements = width * least(k, CUT);
-    if (g.cj != 1 || g.n % LANES) g.buffer_elements = width * g.block_rows;
-    g.whole = !g.swapped && !g.buffer_elements;
-    return g;
+    int64_t width = (g->m <= TILE_FEW ? TILE_WIDE : TILE_VECS) * LANES;
+    if (!g->panel_elements && (g->pack_b || g->n % LANES)) g->panel_elements = width * least(k, CUT);
+    if (g->cj != 1 || g->n % LANES) g->buffer_elements = width * g->block_rows;
+    g->whole = !g->swapped && !g->buffer_elements;
 }
 
 static size_t gemm_scratch(const gemm_plan *g)
@@ -330,31 +330,31 @@ static void pack_panels(const gemm_plan *g, const T *b, int64_t panels, int64_t 
 }
 
 /* One panel of c, `rows` by `columns`, plus the terms of p .. p + depth. a, b and c point at the first
-   element of each; `packed` says that the panel holds b already. `end` is the last cut's. */
+   element of each; `packed` says that the panel holds b already. `end` is the last cut's, and used up. */
 static void gemm_panel(const gemm_plan *g, const T *a, const T *b, T *c, int64_t rows, int64_t columns,
-                       int64_t depth, const tile_ending *end, T *panel, int packed, T *buffer)
+                       int64_t depth, tile_ending *end, T *panel, int packed, T *buffer)
 {
     int64_t vecs = parts_of(columns, LANES), width = vecs * LANES;
     int64_t most = vecs == 1 && !g->pack_a && !aliased(g->ai) ? TILE_TALL : TILE_ROWS;
+    const int last = end->what, add = last & END_ADD;
     int direct = g->cj == 1 && columns == width, pack_b = !packed && (g->pack_b || columns != width);
     T *out = direct ? c : buffer;
     int64_t oi = direct ? g->ci : width;
 
-    if (!direct && end->what & END_ADD) pack(buffer, width, c, g->ci, g->cj, rows, columns);
+    if (!direct && add) pack(buffer, width, c, g->ci, g->cj, rows, columns);
     for (int64_t p = 0; p < depth; p += CUT) {
         int64_t terms = least(CUT, depth - p), bp = g->bp, ai = g->ai, ap = g->ap;
         const T *bs = b + p * g->bp, *as = a + p * g->ap;
         const T *next = p + CUT < depth ? bs + CUT * g->bp : b + width * g->bj;
-        tile_ending now = p + CUT < depth ? (tile_ending){0} : *end;
-        now.what |= p > 0 ? END_ADD : end->what & END_ADD;
+        end->what = (p + CUT < depth ? 0 : last) | (p > 0 ? END_ADD : add);
         if (pack_b) pack(panel, width, bs, g->bp, g->bj, terms, columns);
         if (pack_b || packed) bs = panel, bp = width;
         if (g->pack_a) as = a, ai = 1, ap = TILE_ROWS;
         for (int64_t i = 0, height; i < rows; i += height) {
             height = tile_rows(rows - i, most);
-            if (g->pack_a && bs == panel) packed_tiles[height][vecs](terms, as, bs, out + i * oi, oi, &now);
-            else tiles[height][vecs](terms, as, ai, ap, bs, bp, out + i * oi, oi, &now);
-            if (now.what & END_GATE) now.gate += height * oi;
+            if (g->pack_a && bs == panel) packed_tiles[height][vecs](terms, as, bs, out + i * oi, oi, end);
+            else tiles[height][vecs](terms, as, ai, ap, bs, bp, out + i * oi, oi, end);
+            if (end->what & END_GATE) end->gate += height * oi;
             if (pack_b && (g->bj == 1 || g->pack_a)) prefetch_panel(g, next, terms, i, height, rows);
             as += g->pack_a ? terms * TILE_ROWS : height * ai;
         }
@@ -393,10 +393,9 @@ static void gemm_blocks(const gemm_plan *g, const T *a, const T *b, T *c, int64_
                 pack_panels(g, from, panels, depth, to);
                 packed = q + panels * TILE_VECS * LANES;
             }
-            tile_ending end = last && in_tile ? finish->in_tile : (tile_ending){0};
-            if (p > 0) end.what |= END_ADD;
-            if (end.what & END_BIAS) end.bias += q;
-            if (end.what & END_GATE) end.gate += i * g->ci + q;
+            tile_ending end = {.what = (last && in_tile ? finish->in_tile.what : 0) | (p > 0 ? END_ADD : 0)};
+            if (end.what & END_BIAS) end.bias = finish->in_tile.bias + q;
+            if (end.what & END_GATE) end.gate = finish->in_tile.gate + i * g->ci + q;
             gemm_panel(g, block_of_a, from, c + i * g->ci + q * g->cj, rows, columns, depth, &end, to,
                        keep && (i > 0 || q < packed), buffer);
             int64_t done = q + columns;
@@ -443,7 +442,7 @@ static int gemm(const gemm_plan *g, const T *a, const T *b, T *c, const gemm_fin
 static tile_ending follows_in_tile(const pn_call *c)
 {
     const pn_call *then = c->then;
-    if (!then || c->then_kernel != k_relu_grad || c->then_slot != 0) return (tile_ending){0};
+    if (!then || then->run != k_relu_grad || c->then_slot != 0) return (tile_ending){0};
     const T *dy = then->buf[0].data, *y = then->buf[1].data, *dx = then->buf[2].data;
     if (dx != dy || y == dy || then->buf[1].stride[0] != 1) return (tile_ending){0};
     return (tile_ending){ END_GATE, .gate = y + (OUT(T, 2) - dy) };
@@ -453,7 +452,8 @@ DEFINE(matmul)
 {
     int64_t m = c->dim[0], k = c->dim[1], n = c->dim[2];
     const pn_call *then = c->then;
-    gemm_plan g = gemm_make(m, n, k, STRIDE(0, 0), STRIDE(0, 1), STRIDE(1, 0), STRIDE(1, 1),
+    gemm_plan g;
+    gemm_make(&g, m, n, k, STRIDE(0, 0), STRIDE(0, 1), STRIDE(1, 0), STRIDE(1, 1),
                             STRIDE(2, 0), STRIDE(2, 1));
     const gemm_follower follower = gemm_follower_of(c, 2);
     gemm_finish finish = { gemm_follow, &follower, follows_in_tile(c) };
@@ -468,7 +468,8 @@ DEFINE(bmm)
         m *= z;
         z = z > 0;
     }
-    gemm_plan g = gemm_make(m, n, k, STRIDE(0, 1), STRIDE(0, 2), STRIDE(1, 1), STRIDE(1, 2),
+    gemm_plan g;
+    gemm_make(&g, m, n, k, STRIDE(0, 1), STRIDE(0, 2), STRIDE(1, 1), STRIDE(1, 2),
                             STRIDE(2, 1), STRIDE(2, 2));
     size_t bytes = gemm_scratch(&g);
     T *scratch = bytes ? pn_scratch(bytes) : NULL;

@@ -162,23 +162,54 @@ static void pack(T *panel, int64_t width, const T *x, int64_t xp, int64_t xj, in
     }
 }
 
-/* The way back where xj is not 1. */
-static void unpack_strided(const T *panel, int64_t width, T *x, int64_t xp, int64_t xj, int64_t k, int64_t n)
+/* Lane i of 128 bits to to[i * step]. */
+INLINE void vstore_lanes(T *to, int64_t step, reg y)
 {
-    int64_t p = 0;
-    for (; xp == 1 && p < k; p += LANES) {
-        lanes_of_rows lane;
-        find_rows(lane, panel + p * width, width, k - p);
-        for (int64_t j = 0; j < n; j += LANE) {
-            T *to = x + p + j * xj;
+#if defined(__AVX512F__) && PN_WIDTH == 64
+    _mm_storeu_ps((float *)to, _mm512_castps512_ps128((__m512)y));
+    _mm_storeu_ps((float *)(to + step), _mm512_extractf32x4_ps((__m512)y, 1));
+    _mm_storeu_ps((float *)(to + 2 * step), _mm512_extractf32x4_ps((__m512)y, 2));
+    _mm_storeu_ps((float *)(to + 3 * step), _mm512_extractf32x4_ps((__m512)y, 3));
+#elif defined(__AVX2__) && PN_WIDTH == 32
+    _mm256_storeu2_m128((float *)(to + step), (float *)to, (__m256)y);
+#else
+    for (int i = 0; i < WIDE; i++) memcpy(to + i * step, (const T *)&y + i * LANE, 16);
+#endif
+}
+
+/* The way back where xj is not 1, but xp is: squares of whole lanes by columns of them. The last ones do once more what they share
+   with those before. */
+static void unpack_columns(const T *panel, int64_t width, T *x, int64_t xj, int64_t k, int64_t n)
+{
+    const int64_t rows = least(LANE, k), columns = least(LANES, n);
+    for (int64_t down = 0; down < k; down += LANE) {
+        const int64_t p = least(down, k - rows);
+        const T *row[LANE];
+        for (int q = 0; q < LANE; q++) row[q] = panel + (p + least(q, rows - 1)) * width;
+        for (int64_t right = 0; right < n; right += LANES) {
+            const int64_t j = least(right, n - columns);
+            T *to = x + p + j * xj, column[LANES * LANE];
             reg y[LANE];
-            load_found(y, lane, j);
 #pragma GCC unroll 4
-            for (int q = 0; q < LANE; q++, to += xj)
-                if (q < n - j) vstore_most(to, y[q], k - p);
+            for (int q = 0; q < LANE; q++) y[q] = vload(row[q] + j);
+            transpose_lanes(y);
+            const int whole = rows == LANE && columns == LANES;
+            const int64_t step = whole ? xj : LANE;
+#pragma GCC unroll 4
+            for (int q = 0; q < LANE; q++) vstore_lanes((whole ? to : column) + q * step, LANE * step, y[q]);
+            for (int64_t q = 0; !whole && q < columns; q++)
+                for (int64_t r = 0; r < rows; r++) to[q * xj + r] = column[q * LANE + r];
         }
     }
-    for (; p < k; p++)
+}
+
+static void unpack_strided(const T *panel, int64_t width, T *x, int64_t xp, int64_t xj, int64_t k, int64_t n)
+{
+    if (xp == 1) {
+        unpack_columns(panel, width, x, xj, k, n);
+        return;
+    }
+    for (int64_t p = 0; p < k; p++)
         for (int64_t j = 0; j < n; j += LANES)
             vscatter(x + p * xp + j * xj, xj, vload(panel + p * width + j), least(LANES, n - j));
 }

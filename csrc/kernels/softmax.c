@@ -174,6 +174,26 @@ DEFINE(log_softmax_grad) { return along_middle(c, 2, log_softmax_grad_lines); }
      loss = (1 - e) w[l] (lse - x[l]) + e / n * sum_c w[c] (lse - x[c]),   lse = log sum_c exp(x[c]);
    0, with weight 0, where the label is ignored. total is the sum of w[l]. */
 
+/* A sum over rows: of each 8th row by itself, as one chain would wait for its sums. */
+enum { CHAINS = 8 };
+typedef struct {
+    double of[CHAINS];
+} chains;
+
+/* x is 0 from `rows` on to the next multiple of CHAINS. */
+INLINE void add_rows(chains *sum, const T *x, int64_t rows)
+{
+    chains s = *sum;
+    for (int64_t i = 0; i < rows; i += CHAINS)
+        for (int q = 0; q < CHAINS; q++) s.of[q] += x[i + q];
+    *sum = s;
+}
+INLINE double sum_of(const chains *sum)
+{
+    const double *s = sum->of;
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
 /* The loss, from the sum of losses: divided by the total weight where asked. */
 INLINE void finish(T *loss, T *total, double sum, double weights, int mean)
 {
@@ -233,23 +253,23 @@ INLINE void entropy_find(const entropy *e, int64_t first, int64_t rows, entropy_
     const T *x = IN(T, e->logits) + first * STRIDE(e->logits, 0);
     const int64_t line = STRIDE(e->logits, 0), number = STRIDE(e->logits, 1);
     r->x = (sheet){ .x = x, .n = e->n, .lines = rows, .line = line, .number = number };
-    if (!e->across) return;
+    if (!e->across || (line == 1 && rows == width)) return;
     pack(e->room, width, x, number, line, e->n, rows);
     r->x = (sheet){ .x = e->room, .n = e->n, .lines = width, .line = 1, .number = width };
 }
 
 /* The losses, added to sum. */
-static void entropy_forward(const entropy *e, entropy_rows *r, double *sum)
+static void entropy_forward(const entropy *e, entropy_rows *r, chains *sum)
 {
     const int64_t n = e->n, rows = r->rows, line = r->x.line, number = r->x.number;
     const double most = 1 - e->smoothing;
     const sheet *x = &r->x;
     T high[VIRTUAL], above[VIRTUAL], at_label[VIRTUAL], losses[VIRTUAL];        /* lse = high + above */
-    double loss[VIRTUAL], total = *sum;
+    double loss[VIRTUAL];
 
     fold_lines(MAX, x, NULL, high);
     if (e->across) {
-        const sheet powers = { .x = e->more, .n = n, .lines = x->lines, .line = 1, .number = number };
+        const sheet powers = { .x = e->more, .n = n, .lines = x->lines, .line = 1, .number = x->lines };
         const sheets s = { .across = 1, .x = { *x }, .out = powers, .y = e->more };
         each_number(1, number_exp, 1, &s, high, NULL, NULL);
         fold_lines(SUM, &powers, NULL, above);
@@ -269,8 +289,8 @@ static void entropy_forward(const entropy *e, entropy_rows *r, double *sum)
         loss[i] += e->smoothing / (double)n * row_sum(e->terms, n);
     }
     for (int64_t i = 0; i < rows; i++) losses[i] = r->label[i] < 0 ? 0 : (T)loss[i];
-    for (int64_t i = 0; i < rows; i++) total += losses[i];
-    *sum = total;
+    for (int64_t i = rows; i % CHAINS; i++) losses[i] = 0;
+    add_rows(sum, losses, rows);
     entropy_write(e, r, e->lse, r->lse);
     entropy_write(e, r, e->losses, losses);
 }
@@ -282,13 +302,14 @@ static double entropy_weights(const entropy *e, int64_t m)
     const int64_t ls = STRIDE(e->labels, 0), ws = STRIDE(e->weight, 0), ignore = e->ignore;
     const int64_t *labels = IN(int64_t, e->labels);
     const T *weight = IN(T, e->weight);
-    double weights = 0;
-    for (int64_t i = 0; i < m; i++) {
-        const int64_t label = labels[i * ls];
-        if (label == ignore) continue;
-        weights += weight[label * ws];
+    chains sum = {{0}};
+    for (int64_t i = 0; i < m; i += CHAINS, labels += CHAINS * ls) {
+        T w[CHAINS] = {0};
+        for (int64_t q = 0; q < least(CHAINS, m - i); q++)
+            if (labels[q * ls] != ignore) w[q] = weight[labels[q * ls] * ws];
+        add_rows(&sum, w, CHAINS);
     }
-    return weights;
+    return sum_of(&sum);
 }
 
 /* y = gain exp(x - lse), less spread times the weights where these count. */
@@ -298,28 +319,38 @@ INLINE void entropy_numbers(const entropy *e, const sheets *s, const T *lse, con
     else each_number(0, number_gained, 1, s, lse, gain, NULL);
 }
 
+INLINE void entropy_scale(const entropy *e, entropy_rows *r, int64_t i, double scale)
+{
+    const double share = e->smoothing / (double)e->n, of_label = scale * (1 - e->smoothing) * r->w[i];
+    r->hit[i] = (T)of_label, r->gain[i] = (T)(of_label + scale * share * e->w_sum), r->spread[i] = (T)(scale * share);
+}
+
 /* With p = exp(x - lse) and scale = dloss, divided by total where asked:
      dlogits[c] = scale ((1 - e) w[l] (p[c] - [c = l]) + e / n (p[c] sum w - w[c])). */
 static void entropy_backward(const entropy *e, entropy_rows *r)
 {
     const pn_call *c = e->c;
-    const int64_t n = e->n, rows = r->rows, width = r->x.number, ys = STRIDE(e->dlogits, 1), y_line = STRIDE(e->dlogits, 0);
-    const double most = 1 - e->smoothing, share = e->smoothing / (double)n, w_sum = e->w_sum, divisor = e->divisor;
+    const int64_t n = e->n, rows = r->rows, ys = STRIDE(e->dlogits, 1), y_line = STRIDE(e->dlogits, 0);
     T *y = OUT(T, e->dlogits) + r->first * y_line;
-    entropy_read(e, r, e->dloss, r->dloss);
     if (e->losses < 0) entropy_read(e, r, e->lse, r->lse);
-    for (int64_t i = 0; i < round_up(rows, LANES); i++) {
-        const double scale = r->dloss[i] / divisor, of_label = scale * most * r->w[i];
-        r->hit[i] = (T)of_label, r->gain[i] = (T)(of_label + scale * share * w_sum), r->spread[i] = (T)(scale * share);
+    if (STRIDE(e->dloss, 0)) {
+        entropy_read(e, r, e->dloss, r->dloss);
+        for (int64_t i = 0; i < round_up(rows, LANES); i++) entropy_scale(e, r, i, r->dloss[i] / e->divisor);
+    } else {
+        const double scale = *IN(T, e->dloss) / e->divisor;
+        for (int64_t i = 0; i < round_up(rows, LANES); i++) entropy_scale(e, r, i, scale);
     }
     if (e->across) {
-        T *dx = e->room;
-        const sheets s = { .across = 1, .x = { r->x, { .x = e->w, .number = e->w_number } }, .out = r->x, .y = dx };
+        const int direct = y_line == 1 && rows % LANES == 0;
+        T *dx = direct ? y : e->room;
+        const int64_t number = direct ? ys : round_up(rows, LANES);
+        const sheet out = { .x = dx, .n = n, .lines = r->x.lines, .line = 1, .number = number };
+        const sheets s = { .across = 1, .x = { r->x, { .x = e->w, .number = e->w_number } }, .out = out, .y = dx };
         entropy_numbers(e, &s, r->lse, r->gain, r->spread);
         for (int64_t i = 0; i < rows; i++)
-            if (r->label[i] >= 0) dx[r->label[i] * width + i] -= r->hit[i];
-            else for (int64_t k = 0; k < n; k++) dx[k * width + i] = 0;
-        unpack(dx, width, y, ys, y_line, n, rows);
+            if (r->label[i] >= 0) dx[r->label[i] * number + i] -= r->hit[i];
+            else for (int64_t k = 0; k < n; k++) dx[k * number + i] = 0;
+        if (!direct) unpack(dx, number, y, ys, y_line, n, rows);
         return;
     }
     const int direct = r->x.number == 1 && ys == 1;
@@ -365,7 +396,7 @@ static int entropy_begin(entropy *e, int64_t m)
 
 /* The losses of all rows where there is a sum, and their gradients where there is a slot for these: rows on their way
    back are still in cache. */
-INLINE void entropy_all(const entropy *e, int64_t m, double *sum)
+INLINE void entropy_all(const entropy *e, int64_t m, chains *sum)
 {
     const int64_t most = sum ? rows_at_once(e->n) : VIRTUAL;
     entropy_rows r;
@@ -382,9 +413,9 @@ DEFINE(cross_entropy)
     entropy e = { .c = c, .dloss = -1, .logits = 0, .labels = 1, .weight = 2, .losses = 4, .lse = 5, .dlogits = -1 };
     int error = entropy_begin(&e, m);
     if (error) return error;
-    double sum = 0;
+    chains sum = {{0}};
     entropy_all(&e, m, &sum);
-    finish(OUT(T, 3), OUT(T, 6), sum, entropy_weights(&e, m), c->attr[2] != 0);
+    finish(OUT(T, 3), OUT(T, 6), sum_of(&sum), entropy_weights(&e, m), c->attr[2] != 0);
     return PN_OK;
 }
 
@@ -405,10 +436,10 @@ DEFINE(cross_entropy_both)
     int error = entropy_begin(&e, m);
     if (error) return error;
     const double weights = entropy_weights(&e, m);
-    double sum = 0;
+    chains sum = {{0}};
     e.divisor = c->attr[2] != 0 ? (T)weights : 1;
     entropy_all(&e, m, &sum);
-    finish(OUT(T, 4), OUT(T, 7), sum, weights, c->attr[2] != 0);
+    finish(OUT(T, 4), OUT(T, 7), sum_of(&sum), weights, c->attr[2] != 0);
     return PN_OK;
 }
 

@@ -116,27 +116,36 @@ INLINE vec vfma(vec a, vec b, vec c)
 #endif
 }
 
-/* The bits of the instruction. With AVX-512, in float32, mostly without it: it keeps the divider busy, which optimizers want for
-   a quotient beside it. From an estimate of 1 / sqrt(x), a step of Goldschmidt's and one with the exact remainder (Markstein,
-   IBM Journal of Research and Development 34, 1990) come to the nearest number; a factor keeps the remainder from
-   underflow. What is large, negative or NaN, and -0, takes the instruction. */
-INLINE vec vsqrt(vec x)
+/* sqrt(x) + more, each rounded: by the instruction, which shares the divider with divisions. */
+INLINE vec vroot_plus(vec x, vec more)
+{
+#if defined(MM)
+    return (vec)MM(sqrt)(x) + more;
+#else
+    for (int i = 0; i < LANES; i++) x[i] = PN_TYPE == 32 ? sqrtf(x[i]) : sqrt(x[i]);
+    return x + more;
+#endif
+}
+
+/* The same bits. With AVX-512, in float32, mostly without the instruction, for loops that want the divider for a quotient. From
+   an estimate of 1 / sqrt(x), a step of Goldschmidt's and one with the exact remainder (Markstein, IBM Journal of Research and
+   Development 34, 1990) come to the nearest number; a factor keeps the remainder from underflow. What is large, negative or NaN,
+   and -0, takes the instruction. */
+INLINE vec vsqrt_plus(vec x, vec more)
 {
 #if defined(__AVX512F__) && PN_WIDTH == 64 && PN_TYPE == 32
     const vec large = vset(0x1p63f);
-    if (__builtin_expect(_mm512_cmpge_epu32_mask((__m512i)x, (__m512i)large), 0)) return (vec)MM(sqrt)(x);
+    if (__builtin_expect(_mm512_cmpge_epu32_mask((__m512i)x, (__m512i)large), 0)) return vroot_plus(x, more);
     const vec a = x * 0x1p64f, y = (vec)MM(rsqrt14)(MM(max)(a, vset(0x1p-90f)));    /* 0 * y is 0 for a y that is finite */
     vec s = a * y, h = y / 2;
     const vec short_of = vfma(-h, s, vset(0.5f));
     s = vfma(s, short_of, s), h = vfma(h, short_of, h);
-    return vfma(vfma(-s, s, a), h, s) * 0x1p-32f;
-#elif defined(MM)
-    return (vec)MM(sqrt)(x);
+    return vfma(vfma(vfma(-s, s, a), h, s), vset(0x1p-32f), more);          /* times a power of 2: rounded once all the same */
 #else
-    for (int i = 0; i < LANES; i++) x[i] = PN_TYPE == 32 ? sqrtf(x[i]) : sqrt(x[i]);
-    return x;
+    return vroot_plus(x, more);
 #endif
 }
+INLINE vec vsqrt(vec x) { return vsqrt_plus(x, -vset(0)); }                 /* -0 changes no number */
 
 /* To the nearest integer, halves to even, for |x| < 2^(MANTISSA - 1): adding 1.5 * 2^MANTISSA leaves no room
    for a fraction. Never reassociated: no file is compiled with -ffast-math. */
@@ -308,6 +317,7 @@ INLINE vint vload_bool(const uint8_t *p, int64_t n)
 INLINE vec vgather(const T *p, int64_t stride, int64_t n)
 {
     vec x = {0};
+    if (stride == 1) return n == LANES ? vload(p) : vload_part(p, n);
     if (n == LANES)
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++) x[i] = p[i * stride];
@@ -316,7 +326,9 @@ INLINE vec vgather(const T *p, int64_t stride, int64_t n)
 }
 INLINE void vscatter(T *p, int64_t stride, vec x, int64_t n)
 {
-    if (n == LANES)
+    if (stride == 1 && n == LANES) vstore(p, x);
+    else if (stride == 1) vstore_part(p, x, n);
+    else if (n == LANES)
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++) p[i * stride] = x[i];
     else for (int64_t i = 0; i < n; i++) p[i * stride] = x[i];

@@ -68,6 +68,9 @@ class Runnable:
 
     silent: bool
 
+    def moved(self, tensors: Any) -> bool:
+        return True
+
 
 class Program(Runnable):
     def __init__(self, backend: Any, calls: list, places: list, roots: int, arena_bytes: int, arguments: int) -> None:
@@ -143,9 +146,9 @@ def alias_at(root: np.ndarray, like: np.ndarray, offset: int) -> np.ndarray:
     return np.asarray(_Lent(root, {**like.__array_interface__, "data": (start + offset, fixed)}))
 
 
-def alike(array: np.ndarray) -> np.ndarray:
-    """`empty` of an array's shape and type."""
-    return empty(array.shape, array.dtype)
+def renew(arrays: list[np.ndarray], layouts: list[np.ndarray]) -> None:
+    """Let there be an array like each layout, uninitialised, that nobody has."""
+    arrays[:] = [empty(layout.shape, layout.dtype) for layout in layouts]
 
 
 def same_layout(array: np.ndarray, like: np.ndarray) -> bool:

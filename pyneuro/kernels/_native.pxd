@@ -5,7 +5,7 @@
 
 from libc.stdint cimport int64_t
 
-cpdef alike(array)
+cpdef int renew(list arrays, list layouts) except -1
 cpdef current_backend()
 cpdef exchange(variable, value)
 cpdef fresh(array)
@@ -30,6 +30,7 @@ cdef class Runnable:
     cdef public bint silent
 
     cpdef bind(self, int root, array)
+    cpdef bint moved(self, tensors)
     cpdef bint clashes(self, tensors) except -1
     cpdef run(self, int64_t first, int64_t last)
 
@@ -38,7 +39,8 @@ cdef class Looks:
     cdef list looks
     cdef void *look
     cdef void *place
-    cdef Py_ssize_t count, places
+    cdef void *seen              # by place: its version when a look at it began
+    cdef Py_ssize_t count, places, versioned
 
     cpdef Py_ssize_t changed(self, Py_ssize_t start) except -2
 

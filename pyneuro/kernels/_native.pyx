@@ -38,12 +38,11 @@ cdef extern from "pyneuro.h":
     ctypedef struct pn_call
     ctypedef int (*pn_kernel)(const pn_call *) noexcept
     ctypedef struct pn_call:
-        int32_t kernel
+        pn_kernel run
         uint8_t type, type2, rank, buffers, map, attrs, cut, then_slot, span
         uint16_t parts
         const pn_call *then
         const pn_call *whole
-        pn_kernel then_kernel
         int8_t along[PN_MAX_BUF]
         int64_t dim[PN_MAX_RANK]
         double attr[PN_MAX_ATTR]
@@ -63,7 +62,7 @@ cdef extern from "pyneuro.h":
     int pn_get_num_threads()
     void pn_set_num_threads(int)
     void pn_set_cpu_quota(int)
-    int pn_run(const pn_table *, const pn_call *, int64_t, int, int64_t *) nogil
+    int pn_run(const pn_call *, int64_t, int, int64_t *) nogil
     void *pn_take(size_t)
     void pn_give(void *, size_t)
     void pn_keep_at_most(size_t)
@@ -93,6 +92,32 @@ cdef extern from *:
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *, object, void *)
+    PyObject *PyList_GET_ITEM(PyObject *, Py_ssize_t)
+    Py_ssize_t Py_REFCNT(PyObject *)
+    PyTypeObject *Py_TYPE(PyObject *)
+
+cdef extern from *:
+    """
+    /* Whether nobody else has an array, not even weakly, and it is as NumPy makes one of a builtin type. */
+    static int pn_as_new(PyObject *o)
+    {
+    #if defined(Py_GIL_DISABLED) || defined(PYPY_VERSION)
+        (void)o;
+        return 0;
+    #else
+        const int made = NPY_ARRAY_CARRAY | NPY_ARRAY_C_CONTIGUOUS, own = PyArray_CHKFLAGS((PyArrayObject *)o, NPY_ARRAY_OWNDATA);
+        PyArray_Descr *type;
+        if (Py_REFCNT(o) != 1 || *(PyObject **)((char *)o + Py_TYPE(o)->tp_weaklistoffset) != NULL) return 0;
+        type = PyArray_DescrFromType(PyArray_TYPE((PyArrayObject *)o));
+        Py_XDECREF(type);                    /* NumPy has it */
+        return PyArray_DESCR((PyArrayObject *)o) == type && PyArray_CHKFLAGS((PyArrayObject *)o, made) &&
+            own == (PyArray_BASE((PyArrayObject *)o) == NULL);
+    #endif
+    }
+    static PyObject *pn_base(PyObject *array) { return PyArray_BASE((PyArrayObject *)array); }
+    """
+    bint as_new "pn_as_new"(PyObject *)
+    PyObject *base_of "pn_base"(PyObject *array)
 
 
 # ------------------------------------------------------------------------------------------------- what a kernel takes
@@ -243,7 +268,7 @@ cdef inline bint same_view(cnp.ndarray a, cnp.ndarray b):
     return True
 
 
-cdef int fill(pn_call *c, Row row, tuple bufs, tuple attrs) except -1:
+cdef int fill(pn_call *c, Native backend, Row row, tuple bufs, tuple attrs) except -1:
     """Check everything that a kernel relies on, and write it down. Raises only for an attr that is not a number."""
     cdef Slot *slot
     cdef cnp.ndarray a
@@ -254,7 +279,7 @@ cdef int fill(pn_call *c, Row row, tuple bufs, tuple attrs) except -1:
     cdef bint contiguous = True              # every operand of "..."
     if PyTuple_GET_SIZE(bufs) != row.slots or PyTuple_GET_SIZE(attrs) != row.attrs:
         return UNFIT
-    c.kernel, c.buffers, c.attrs, c.map = row.kernel, row.slots, row.attrs, row.lead >= 0
+    c.buffers, c.attrs, c.map = row.slots, row.attrs, row.lead >= 0
     c.type = c.type2 = UNKNOWN
     c.parts, c.span, c.then, c.whole = 1, 1, NULL, NULL
     c.rank = row.letters
@@ -317,6 +342,7 @@ cdef int fill(pn_call *c, Row row, tuple bufs, tuple attrs) except -1:
                 c.buf[i].stride[j] = step >> shift_of[code]
     if c.type == UNKNOWN:
         c.type = PN_F32                      # counters and hyperparameters only: either will do
+    c.run = pn_kernel_of(backend.table, c.type, row.kernel)
 
     if row.lead >= 0 and not (contiguous and one_loop(c, row, bufs)):
         verdict = loops(c, row, bufs)
@@ -597,14 +623,14 @@ cdef class Native:
         if row is None:
             return unfit(self, kernel, bufs, attrs, UNFIT)
 
-        status = fill(&c, row, bufs, attrs)
+        status = fill(&c, self, row, bufs, attrs)
         if status != FITS and not (status == NEAR and apart(row, bufs)):
             return unfit(self, kernel, bufs, attrs, status)
         if heavy(&c, row):
             with nogil:
-                status = pn_run(self.table, &c, 1, flush_denormals, &failed)
+                status = pn_run(&c, 1, flush_denormals, &failed)
         else:
-            status = pn_run(self.table, &c, 1, flush_denormals, &failed)
+            status = pn_run(&c, 1, flush_denormals, &failed)
         if status != PN_OK:
             complain(self, kernel, bufs, attrs, status)
 
@@ -626,16 +652,16 @@ cdef class Native:
             try:
                 for i in range(count):
                     c = <pn_call *>(memory + i * size)
-                    status = fill(c, row, <tuple?>calls[i], ())
+                    status = fill(c, self, row, <tuple?>calls[i], ())
                     fits = fits and (status == FITS or (status == NEAR and apart(row, calls[i])))
                     if not fits:
                         break
                     long_work = heavy(c, row) or long_work
                 if fits and long_work:
                     with nogil:
-                        status = pn_run(self.table, <pn_call *>memory, count, flush_denormals, &failed)
+                        status = pn_run(<pn_call *>memory, count, flush_denormals, &failed)
                 elif fits:
-                    status = pn_run(self.table, <pn_call *>memory, count, flush_denormals, &failed)
+                    status = pn_run(<pn_call *>memory, count, flush_denormals, &failed)
             finally:
                 free(memory)
         if not fits:                         # `run` knows what to do, or to say
@@ -649,7 +675,7 @@ cdef class Native:
         cdef pn_call c
         cdef Row row = row_named(kernel)
         c.parts = 1
-        if fill(&c, row, bufs, attrs) == FITS:
+        if fill(&c, self, row, bufs, attrs) == FITS:
             heavy(&c, row)
         return c.parts
 
@@ -794,10 +820,26 @@ def empty(tuple shape, dtype):
     return new_array(axes, extents, num, (<cnp.dtype>dtype).itemsize)
 
 
-cpdef alike(array):
+cdef alike(array):
     """`empty` of an array's shape and type."""
     cdef cnp.ndarray a = <cnp.ndarray?>array
     return new_array(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a), cnp.PyArray_ITEMSIZE(a))
+
+
+cdef bint ours(PyObject *base):
+    """Whether memory is NumPy's or that of a Block of an array's own."""
+    return base is NULL or (Py_TYPE(base) == <PyTypeObject *>Block and Py_REFCNT(base) == 1)
+
+
+cpdef int renew(list arrays, list layouts) except -1:
+    """Let there be an array like each layout, uninitialised: the one that is there, if nobody but the list has it."""
+    cdef PyObject *a
+    cdef Py_ssize_t i
+    for i in range(len(arrays)):
+        a = PyList_GET_ITEM(<PyObject *>arrays, i)
+        if recorders or not as_new(a) or not same_layout(<object>a, layouts[i]) or not ours(base_of(a)):
+            arrays[i] = alike(layouts[i])
+    return 0
 
 
 def broadcast(cnp.ndarray array not None, tuple shape not None):
@@ -903,12 +945,13 @@ cdef cnp.ndarray small(str kernel, x, y, tuple attrs):
     for i in range(row.attrs):
         c.attr[i] = PyFloat_AsDouble(<object>PyTuple_GET_ITEM(attrs, i))
     z = new_array(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), num, 1 << shift_of[c.type])
-    c.kernel, c.buffers, c.attrs, c.map, c.rank, c.dim[0], c.parts = row.kernel, row.slots, row.attrs, 1, 1, n, 1
+    c.run = pn_kernel_of(backend.table, c.type, row.kernel)
+    c.buffers, c.attrs, c.map, c.rank, c.dim[0], c.parts = row.slots, row.attrs, 1, 1, n, 1
     c.then, c.whole, c.span = NULL, NULL, 1
     c.buf[row.operands].data, c.buf[row.operands].stride[0] = cnp.PyArray_DATA(z), 1
     for i in range(row.slots):
         c.size[i], c.written[i] = 1 << shift_of[c.type], row.slot[i].written
-    if pn_run(backend.table, &c, 1, flush_denormals, &failed) != PN_OK:
+    if pn_run(&c, 1, flush_denormals, &failed) != PN_OK:
         return None
     return z
 

@@ -91,15 +91,15 @@ cdef struct Look:
     PyObject *value              # NULL: nothing
     PyObject *more
     Py_ssize_t count
-    Py_ssize_t place             # that it is at
+    Py_ssize_t place             # that it is at, of those with a version
+    bint last                    # there
 
-# All looks at one dict that follow each other; or one look at something else. What stands in a dict need not be looked at
-# where its version is the same, and versions are read from a table of their own: in a walk from look to look, each would wait
-# for the one before it to say where to go on.
+# All looks at one dict that follow each other. What stands in a dict need not be looked at where its version is the same, and
+# versions are read from a table of their own: in a walk from look to look, each would wait for the one before it to say where
+# to go on.
 cdef struct Place:
-    PyObject *dict               # NULL: it is none
-    uint64_t version, seen       # the dict's when all looks found what had been there, and when they began
-    Py_ssize_t after             # the last of its looks
+    PyObject *dict
+    uint64_t version             # when all looks found what had been there
 
 cdef struct Effect:
     PyObject *where
@@ -124,17 +124,20 @@ cdef bint same_keys(Look *look):
     return True
 
 
+cdef inline bint same_tensor(Look *look):
+    return <PyObject *>(<TensorBase>look.where).array == look.value and \
+        <PyObject *>(<TensorBase>look.where)._hooks == look.name and (<TensorBase>look.where).needs_grad == look.count
+
+
 cdef bint stands(Look *look) except -1:
     """Whether what a look found stands there still."""
-    cdef TensorBase t
     cdef PyObject *g
     if look.kind == ITEM:
         return PyDict_GetItemWithError(look.where, look.name) == look.value
     if look.kind == KEYS:
         return PyDict_GET_SIZE(look.where) == look.count and (look.count == 0 or same_keys(look))
     if look.kind == TENSOR:
-        t = <TensorBase>look.where
-        return <PyObject *>t.array == look.value and <PyObject *>t._hooks == look.name and t.needs_grad == look.count
+        return same_tensor(look)
     if look.kind == LENGTH:
         return PyList_GET_SIZE(look.where) == look.count
     if look.kind == CELL:
@@ -159,17 +162,18 @@ cdef class Looks:
     ("item", dict, key, value)  ("keys", dict)  ("length", list)  ("cell", cell, value)  ("tensor", tensor): its array, its
     hooks, and whether it needs a gradient  ("grad", tensor, array)  ("version", storage)  ("body", function): its code and
     defaults  ("array", array, copy): its numbers, one after the other in both. A value is that very object; `missing` stands
-    for none.
+    for none. Items and keys that come first are quickly looked at.
     """
     def __init__(self, list looks not None, missing):
         cdef Look *look
-        cdef Place *place = NULL
-        cdef PyObject *found
+        cdef Place *place
         cdef TensorBase t
         self.looks, self.count = [(*given, tuple(given[1])) if given[0] == "keys" else given for given in looks], len(looks)
         self.look, self.place = malloc(max(self.count, 1) * sizeof(Look)), malloc(max(self.count, 1) * sizeof(Place))
-        if self.look is NULL or self.place is NULL:
+        self.seen = malloc(max(self.count, 1) * sizeof(uint64_t))
+        if self.look is NULL or self.place is NULL or self.seen is NULL:
             raise MemoryError(f"no memory to look at {self.count} things")
+        place = <Place *>self.place
         for i, given in enumerate(self.looks):
             look = &(<Look *>self.look)[i]
             look.kind, look.where, look.name, look.value, look.count = LOOKS[given[0]], <PyObject *>given[1], NULL, NULL, 0
@@ -199,38 +203,51 @@ cdef class Looks:
                 look.value = <PyObject *>given[2]
             if look.value == <PyObject *>missing:
                 look.value = NULL
-            found = look.where if look.kind == ITEM or look.kind == KEYS else NULL
-            if place is NULL or found is NULL or place.dict != found:
-                place = &(<Place *>self.place)[self.places]
-                place.dict, place.version, place.seen, self.places = found, 0, 0, self.places + 1
-            look.place, place.after = self.places - 1, i + 1
+            look.place, look.last = self.places, False
+            if self.versioned == i and (look.kind == ITEM or look.kind == KEYS):
+                if i > 0 and look.where == (look - 1).where:
+                    look.place, (look - 1).last = self.places - 1, False
+                else:
+                    place[self.places].dict, place[self.places].version, self.places = look.where, 0, self.places + 1
+                look.last, self.versioned = True, i + 1
 
     def __dealloc__(self):
         free(self.look)
         free(self.place)
+        free(self.seen)
 
     cpdef Py_ssize_t changed(self, Py_ssize_t start) except -2:
         """The first from `start` on where something else stands now; -1 if there is none. Who then starts at the next one
         takes what stands there for the same."""
-        cdef Py_ssize_t i = start, at = 0
+        cdef Py_ssize_t i = start, at
         cdef Look *look = <Look *>self.look
         cdef Place *place = <Place *>self.place
-        cdef bint begun = start > 0          # at the first place: its other looks, if there are any, are still to be taken
-        if begun:
-            at = look[start - 1].place
-        while at < self.places:
-            if place[at].dict is not NULL and not begun:
-                place[at].seen = version_of(place[at].dict)
-                if place[at].seen == place[at].version:
-                    i, at = place[at].after, at + 1
+        cdef uint64_t *seen = <uint64_t *>self.seen
+        cdef uint64_t different = start
+        if 0 < start <= self.versioned and look[start - 1].last:
+            place[look[start - 1].place].version = seen[look[start - 1].place]
+        for at in range(self.places):
+            different |= version_of(place[at].dict) ^ place[at].version
+        if different == 0:
+            i = self.versioned
+        while i < self.versioned:
+            at = look[i].place
+            if i == 0 or look[i - 1].last:
+                seen[at] = version_of(place[at].dict)
+                if seen[at] == place[at].version:
+                    while not look[i].last:
+                        i += 1
+                    i += 1
                     continue
-            begun = False
-            while i < place[at].after:
-                if not stands(&look[i]):
-                    return i
-                i += 1
-            place[at].version = place[at].seen
-            at += 1
+            if not stands(&look[i]):
+                return i
+            if look[i].last:
+                place[at].version = seen[at]
+            i += 1
+        while i < self.count:
+            if not (same_tensor(&look[i]) if look[i].kind == TENSOR else stands(&look[i])):
+                return i
+            i += 1
         return -1
 
 
@@ -257,11 +274,9 @@ cdef class Effects:
     cpdef happen(self):
         cdef Py_ssize_t i
         cdef Effect *all = <Effect *>self.effect
-        cdef TensorBase t
         for i in range(self.gradients):
-            t = <TensorBase>all[i].where
-            if <PyObject *>t._grad != all[i].gradient:
-                t._grad = <object>all[i].gradient
+            if <PyObject *>(<TensorBase>all[i].where)._grad != all[i].gradient:
+                (<TensorBase>all[i].where)._grad = <object>all[i].gradient
         for i in range(self.gradients, self.count):
             (<Storage>all[i].where).version += all[i].more
 
@@ -318,6 +333,10 @@ cdef class Runnable:
     cpdef bind(self, int root, array):
         """Let a root be this array's memory: laid out as the recorded one was."""
         raise NotImplementedError
+
+    cpdef bint moved(self, tensors):
+        """Whether any of these arguments, laid out as ever, lies elsewhere than in the last run; or that cannot be told."""
+        return True
 
     cpdef bint clashes(self, tensors) except -1:
         """Whether an argument lies in other memory that the calls write, or is written and lies in what they read."""
@@ -390,7 +409,7 @@ cdef class Program(Runnable):
             kernel, bufs, attrs, follows, rows = calls[i]
             leader, c = c, <pn_call *>(self.memory + size)
             row = row_named(kernel)
-            status = UNFIT if row is None else fill(c, row, bufs, attrs)
+            status = UNFIT if row is None else fill(c, backend, row, bufs, attrs)
             self.start[i], self.host[i] = size, -1
             if status == FITS or (status == NEAR and apart(row, bufs)):
                 self.long_work = heavy(c, row) or self.long_work
@@ -403,7 +422,6 @@ cdef class Program(Runnable):
                             by_root[root].append((size + (<char *>&c.buf[slot].data - <char *>c), place[1]))
                 if follows >= 0 and self.host[i - 1] < 0:
                     leader.then, leader.then_slot = c, follows
-                    leader.then_kernel = pn_kernel_of(backend.table, c.type, c.kernel)
                     head.span += 1
                     if c.parts > leader.parts and head is leader:
                         divide(leader, head_row, c.dim[0])
@@ -454,6 +472,17 @@ cdef class Program(Runnable):
             self.move(root, data)
             if self.python:
                 self.python = dict.fromkeys(self.python)
+
+    cpdef bint moved(self, tensors):
+        cdef int i
+        cdef TensorBase t
+        if self.writes_argument:
+            return True
+        for i in range(self.arguments):
+            t = tensors[i]
+            if cnp.PyArray_DATA(<cnp.ndarray>t.array) != self.now[i]:
+                return True
+        return False
 
     cpdef bint clashes(self, tensors) except -1:
         cdef Span s, t
@@ -525,7 +554,7 @@ cdef class Program(Runnable):
         while i < last:
             stop = min(self.host[i], last)
             if stop > i:
-                status = pn_run(self.backend.table, <pn_call *>(self.memory + self.start[i]), stop - i, flush_denormals, failed)
+                status = pn_run(<pn_call *>(self.memory + self.start[i]), stop - i, flush_denormals, failed)
                 if status != PN_OK:
                     failed[0] += i
                     return status
