@@ -195,6 +195,34 @@ def with_losses(calls: list[Call], private: Callable[[np.ndarray], bool]) -> lis
     return out
 
 
+FEW = 64                  # bytes of a row that are less than a vector register, or all of one
+BATCH = 4096              # bytes of all rows, of a batch that one thread works on
+
+
+def by_columns(calls: list[Call], private: Callable[[np.ndarray], bool]) -> list[Call]:
+    """Few numbers to each row of a small batch, such as logits, lie column by column: products and losses, which take any strides,
+    then have whole vectors where there would be parts of one to be transposed."""
+    users: dict[int, list[np.ndarray]] = {}                    # by root, all that is used of it
+    fixed: set[int] = set()                                    # roots that other calls use
+    for call in calls:
+        for b in call.bufs:
+            users.setdefault(id(root_of(b)), []).append(b)
+            if not _takes_columns(call):
+                fixed.add(id(root_of(b)))
+    turned: dict[int, np.ndarray] = {}                         # by root, how it lies
+    for call in calls:
+        for y in call.operands(True):
+            root = root_of(y)
+            if y.ndim == 2 and y.shape[1] > 1 and y.strides[0] <= FEW < y.itemsize * len(y) and y.nbytes <= BATCH and _whole(
+                    y, root) and private(root) and id(root) not in fixed and all(_same_array(b, y) for b in users[id(root)]):
+                turned[id(root)] = alias_at(root, np.empty(y.shape, y.dtype, "F"), 0)
+    return [c._replace(bufs=tuple([turned.get(id(root_of(b)), b) for b in c.bufs])) for c in calls]
+
+
+def _takes_columns(call: Call) -> bool:
+    return call.kernel.startswith(("cross_entropy", "dense_", "matmul"))
+
+
 def with_derivatives(calls: list[Call], private: Callable[[np.ndarray], bool]) -> list[Call]:
     """A gradient's way back through a layer and then through its activation: the derivative comes right after the product,
     which runs it on each part that is complete, while that is in cache (pn_call.then)."""
@@ -343,8 +371,9 @@ def _goes_by_rows(call: Call, gradient: Call) -> bool:
 
 
 PASSES: dict[str, Callable] = {"activations": with_activations, "losses": with_losses, "dead": without_dead,
-                               "in_place": in_place, "derivatives": with_derivatives, "rows": by_rows,
+                               "columns": by_columns, "in_place": in_place, "derivatives": with_derivatives, "rows": by_rows,
                                "optimizers": with_optimizers}
+STRIDED = {"columns"}     # those that change strides: of NumPy's products they change the last bits as well
 
 
 def shortened(calls: list[Call], private: Callable[[np.ndarray], bool], but: Iterable[str] = ()) -> list[Call]:

@@ -42,7 +42,7 @@ from .kernels import (
 )
 from .kernels.reference import Reference
 from .nn.module import HOOKS, Module
-from .passes import PASSES, Call, Memory, Span, root_of, shortened, start_of, together
+from .passes import PASSES, STRIDED, Call, Memory, Span, root_of, shortened, start_of, together
 from .replay import (
     MISSING,
     PLAIN,
@@ -539,6 +539,7 @@ class Plan:
     def _shorten(self, recorder: Recorder, split: int, without: Iterable[str]) -> int:
         """Apply the passes, to what runs together at a time; how many calls the first of these then has."""
         ranges = [(0, split), *(self.gradients.ranges if self.gradients else ())]
+        without = without if isinstance(self.backend, Native) else {*without, *STRIDED}
         lasting = set(self.root_number) | {id(root_of(g.array)) for g in self.kept}
         calls: list[Call] = []
         now = []
