@@ -1791,8 +1791,8 @@ def test_results_are_what_they_were_on_the_next_call():
 
 
 @pytest.mark.parametrize("hold", [
-    lambda t: t, lambda t: t.detach(), lambda t: t[1:], lambda t: t.T, lambda t: t.array, lambda t: t.numpy()[1:], memoryview,
-    np.from_dlpack, lambda t: t.storage and t.reshape(1, 3), lambda t: iter(t.array),
+    lambda t: t, lambda t: t.detach(), lambda t: t[1:], lambda t: t.T, lambda t: t.array, lambda t: t.numpy()[1:],
+    lambda t: memoryview(t.array), np.from_dlpack, lambda t: t.storage and t.reshape(1, 3), lambda t: iter(t.array),
 ], ids=["tensor", "detached", "part", "transposed", "array", "part of the array", "memory", "DLPack", "reshaped", "iterator"])
 def test_what_is_still_held_of_a_result_is_nobody_elses(hold):
     compiled = pn.compile(lambda x: (x * 2, x + 1))
