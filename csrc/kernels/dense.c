@@ -71,8 +71,7 @@ static void dense_finish_columns(const dense_end *e, int64_t i, int64_t m, int64
         }
 }
 
-/* The same in general. Rows without a gap are one, for which the bias is repeated until it is made
-   of whole vectors. */
+/* The same in general. Rows without a gap are one, for which the bias is repeated until it is made of whole vectors. */
 static void dense_finish(const void *what, int64_t i, int64_t m, int64_t j, int64_t n)
 {
     const dense_end *e = what;
@@ -104,8 +103,7 @@ static int dense(const pn_call *c, int y, pn_row_value activation)
 {
     int64_t m = c->dim[0], k = c->dim[1], n = c->dim[2];
     gemm_plan g;
-    gemm_make(&g, m, n, k, STRIDE(0, 0), STRIDE(0, 1), STRIDE(1, 1), STRIDE(1, 0),
-                            STRIDE(3, 0), STRIDE(3, 1));
+    gemm_make(&g, m, n, k, STRIDE(0, 0), STRIDE(0, 1), STRIDE(1, 1), STRIDE(1, 0), STRIDE(3, 0), STRIDE(3, 1));
     dense_end end = {
         .z = OUT(T, 3), .zi = STRIDE(3, 0), .zj = STRIDE(3, 1),
         .y = OUT(T, y), .yi = STRIDE(y, 0), .yj = STRIDE(y, 1),
@@ -208,8 +206,7 @@ DEFINE(dense_grad_w)
     for (int64_t i = 0; i < n; i += piece) {
         const int64_t rows = least(piece, n - i);
         gemm_plan g;
-    gemm_make(&g, rows, k, m, STRIDE(0, 1), STRIDE(0, 0), STRIDE(1, 0), STRIDE(1, 1),
-                                STRIDE(2, 0), STRIDE(2, 1));
+        gemm_make(&g, rows, k, m, STRIDE(0, 1), STRIDE(0, 0), STRIDE(1, 0), STRIDE(1, 1), STRIDE(2, 0), STRIDE(2, 1));
         int status = gemm(&g, IN(T, 0) + i * STRIDE(0, 1), IN(T, 1), OUT(T, 2) + i * STRIDE(2, 0), NULL);
         if (status) return status;
         if (follower.then) gemm_follow(&follower, i, rows, 0, k);

@@ -453,8 +453,7 @@ DEFINE(matmul)
     int64_t m = c->dim[0], k = c->dim[1], n = c->dim[2];
     const pn_call *then = c->then;
     gemm_plan g;
-    gemm_make(&g, m, n, k, STRIDE(0, 0), STRIDE(0, 1), STRIDE(1, 0), STRIDE(1, 1),
-                            STRIDE(2, 0), STRIDE(2, 1));
+    gemm_make(&g, m, n, k, STRIDE(0, 0), STRIDE(0, 1), STRIDE(1, 0), STRIDE(1, 1), STRIDE(2, 0), STRIDE(2, 1));
     const gemm_follower follower = gemm_follower_of(c, 2);
     gemm_finish finish = { gemm_follow, &follower, follows_in_tile(c) };
     return gemm(&g, IN(T, 0), IN(T, 1), OUT(T, 2), then ? &finish : NULL);
@@ -469,8 +468,7 @@ DEFINE(bmm)
         z = z > 0;
     }
     gemm_plan g;
-    gemm_make(&g, m, n, k, STRIDE(0, 1), STRIDE(0, 2), STRIDE(1, 1), STRIDE(1, 2),
-                            STRIDE(2, 1), STRIDE(2, 2));
+    gemm_make(&g, m, n, k, STRIDE(0, 1), STRIDE(0, 2), STRIDE(1, 1), STRIDE(1, 2), STRIDE(2, 1), STRIDE(2, 2));
     size_t bytes = gemm_scratch(&g);
     T *scratch = bytes ? pn_scratch(bytes) : NULL;
     if (bytes && !scratch) return PN_NO_MEMORY;

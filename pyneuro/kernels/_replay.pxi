@@ -124,11 +124,6 @@ cdef bint same_keys(Look *look):
     return True
 
 
-cdef inline bint same_tensor(Look *look):
-    return <PyObject *>(<TensorBase>look.where).array == look.value and \
-        <PyObject *>(<TensorBase>look.where)._hooks == look.name and (<TensorBase>look.where).needs_grad == look.count
-
-
 cdef bint stands(Look *look) except -1:
     """Whether what a look found stands there still."""
     cdef PyObject *g
@@ -137,7 +132,8 @@ cdef bint stands(Look *look) except -1:
     if look.kind == KEYS:
         return PyDict_GET_SIZE(look.where) == look.count and (look.count == 0 or same_keys(look))
     if look.kind == TENSOR:
-        return same_tensor(look)
+        return <PyObject *>(<TensorBase>look.where).array == look.value and \
+            <PyObject *>(<TensorBase>look.where)._hooks == look.name and (<TensorBase>look.where).needs_grad == look.count
     if look.kind == LENGTH:
         return PyList_GET_SIZE(look.where) == look.count
     if look.kind == CELL:
@@ -245,7 +241,7 @@ cdef class Looks:
                 place[at].version = seen[at]
             i += 1
         while i < self.count:
-            if not (same_tensor(&look[i]) if look[i].kind == TENSOR else stands(&look[i])):
+            if not stands(&look[i]):
                 return i
             i += 1
         return -1
